@@ -1,0 +1,146 @@
+"""``App``: a name, a broker, and the tasks registered with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+
+from poolrt.app.result import AsyncResult
+from poolrt.app.task import Task, TaskOptions
+from poolrt.brokers.base import Broker
+from poolrt.brokers.urls import broker_from_url
+from poolrt.errors import ConfigurationError, DuplicateTask
+from poolrt.settings import parse_duration
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class App:
+    """Tasks and the broker they travel through.
+
+    Args:
+        name: names the app in ``poolrt status``, logs and the default node name.
+        broker: where messages wait; ``sqlite:///poolrt.db`` is a file in the current folder, resolved to an
+            absolute path here and now.
+        backend: where results are kept; None keeps them in the broker's own store.
+        result_ttl: how long results are kept, in seconds or as ``"1d"``.
+
+    Raises:
+        ConfigurationError: a URL or an option is wrong. Nothing is opened here; that is done by the first use.
+    """
+
+    def __init__(
+        self,
+        name: str = "app",
+        broker: str = "sqlite:///poolrt.db",
+        backend: str | None = None,
+        *,
+        result_ttl: float | str = "1d",
+    ) -> None:
+        self.name = name
+        self.broker: Broker = broker_from_url(broker)
+        if backend is not None and broker_from_url(backend).url != self.broker.url:
+            raise ConfigurationError(
+                f"backend={backend!r}: results are kept in the broker's own store; leave backend out"
+            )
+        self.result_ttl = parse_duration(result_ttl)
+        self.tasks: dict[str, Task[Any, Any]] = {}
+        self.child_start_hooks: list[Callable[[], object]] = []
+        frame = sys._getframe(1)
+        self.defined_in: str = frame.f_globals.get("__name__", "__main__")
+        """The module that made this app: how a worker finds it again."""
+
+    def __repr__(self) -> str:
+        """For bug reports; the URL carries no secret."""
+        return f"<App {self.name} broker={self.broker.url} tasks={len(self.tasks)}>"
+
+    def __getstate__(self) -> dict[str, object]:
+        """An app by value: everything but the broker's connection, which is opened again from its URL."""
+        return {**self.__dict__, "broker": self.broker.url}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The app of ``__getstate__``, with a broker of its own."""
+        self.__dict__.update(state, broker=broker_from_url(state["broker"]))
+
+    # ``bind=True`` takes the task itself as first argument; async functions run on the child's loop.
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, /, *, bind: Literal[True], **options: Any) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+    @overload
+    def task(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        max_retries: int | None = None,
+        retry_backoff: float | str | None = None,
+        retry_for: type[BaseException] | Iterable[type[BaseException]] | None = None,
+        time_limit: float | str | None = None,
+        soft_time_limit: float | str | None = None,
+        memory_limit: str | None = None,
+        ignore_result: bool | None = None,
+        priority: int | None = None,
+        expires: float | str | None = None,
+        bind: Literal[False] | None = None,
+    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+    def task(self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
+        """Register a function as a task; with or without options.
+
+        Args:
+            function: the function, when used as a bare decorator.
+            name: unique in the app; ``module.function`` by default.
+            options: see TaskOptions: queue, max_retries, retry_backoff, retry_for, time_limit, soft_time_limit,
+                memory_limit, ignore_result, priority, expires, bind.
+
+        Raises:
+            DuplicateTask: the name is taken by another function; both places are named.
+            ConfigurationError: an option is wrong.
+        """
+        parsed = TaskOptions.parse(**options)
+
+        def register(function: Callable[..., Any]) -> Task[Any, Any]:
+            task: Task[Any, Any] = Task(self, function, name or default_task_name(function), parsed)
+            known = self.tasks.get(task.name)
+            interactive = task.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
+            if known is not None and known.where() != task.where() and not interactive:
+                raise DuplicateTask(
+                    f"two tasks are named {task.name!r}: {known.where()} and {task.where()}; give one of them name=..."
+                )
+            self.tasks[task.name] = task
+            return task
+
+        return register if function is None else register(function)
+
+    def on_child_start(self, hook: Callable[[], object]) -> Callable[[], object]:
+        """Run ``hook`` in each child after its fork, before its first task: open what must not cross a fork."""
+        self.child_start_hooks.append(hook)
+        return hook
+
+    def result(self, task_id: str) -> AsyncResult[Any]:
+        """The AsyncResult of a task enqueued anywhere."""
+        return AsyncResult(task_id, self.broker)
+
+    def close(self) -> None:
+        """Close this process's connection to the broker; the next call opens it again."""
+        self.broker.close()
+
+
+def default_task_name(function: Callable[..., Any]) -> str:
+    """``module.qualname``; a script's own functions are named by its file, alike in the program and in its workers."""
+    module = getattr(function, "__module__", None) or "__main__"
+    if module in ("__main__", SCRIPT_MODULE):
+        file = getattr(sys.modules.get(module), "__file__", None)
+        module = Path(file).stem if file else "__main__"
+    return f"{module}.{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+SCRIPT_MODULE = "__poolrt_main__"
+"""The ``__name__`` under which the template runs a script, so that its ``__main__`` guard is false."""

@@ -1,0 +1,226 @@
+"""The board: one mapped file, a row a slot, through which children say what they do at 0.1 us a cell.
+
+    child ──writes──▶ cells 0-47 of its row          supervisor ──writes──▶ cells 48-63 of that row
+    child ◀──reads─── cells 48-63                    supervisor ◀──reads─── cells 0-47
+
+Each cell has one writer, and the two writers' cells lie in different cache lines. The word (``seq << 8 |
+activity``) is written last, so whoever reads a word reads the fields that belong to it. The file lies beside
+the node's lock and outlives its supervisor: the next start reads from it which delivery each child was running.
+
+Everything read here is untrusted (a task's C code can scribble over the map): values are bounds-checked,
+and a length is never believed beyond its field.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from typing import Final, NamedTuple
+
+from poolrt.errors import PoolrtError
+from poolrt.states import Activity, Order
+
+ROW_BYTES: Final = 512
+ROW_CELLS: Final = 64
+SLOTS: Final = 1024
+"""Rows of a board; the file is sparse, so unused ones cost nothing."""
+_MAGIC: Final = b"poolrt-board-1\n"
+_ID_BYTES: Final = 128
+_NAME_BYTES: Final = 128
+
+# Cells written by the child.
+_WORD, _HARD, _SOFT, _START, _N, _I, _LAST_RESERVE, _HELD = range(8)
+_DONE, _FAILED, _GENERATION, _PID, _ID_LENGTH, _NAME_LENGTH = range(8, 14)
+_ID_AT: Final = 16 * 8
+_NAME_AT: Final = 32 * 8
+# Cells written by the supervisor.
+_COMMAND: Final = 48
+_NEXT_WAKE: Final = 63
+"""A cell of the header row: when the supervisor will look next, CLOCK_MONOTONIC ns."""
+
+
+class BoardDamaged(PoolrtError):
+    """The file is not a board, or has another size."""
+
+
+class Row(NamedTuple):
+    """A consistent reading of one child's row."""
+
+    activity: Activity
+    sequence: int
+    hard_deadline: int
+    """CLOCK_MONOTONIC ns; 0 is none."""
+    started: int
+    """CLOCK_MONOTONIC ns of the task's start."""
+    n: int
+    i: int
+    """The delivery it names; see message.Delivery."""
+    held: int
+    """Deliveries reserved and not settled yet, the running one included."""
+    done: int
+    failed: int
+    generation: int
+    pid: int
+    task_id: str
+    task: str
+
+    def __repr__(self) -> str:
+        """One line for bug reports."""
+        running = f" {self.task}#{self.task_id} ({self.n},{self.i})" if self.activity is Activity.RUN else ""
+        return f"<Row {self.activity.name}{running} held={self.held} done={self.done} failed={self.failed}>"
+
+
+class Board:
+    """The whole map, as the supervisor and the template see it."""
+
+    def __init__(self, fd: int) -> None:
+        """Map the board behind ``fd``; the fd stays the caller's. Raises BoardDamaged."""
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != ROW_BYTES * (SLOTS + 1):
+            raise BoardDamaged(f"a board of {status.st_size} bytes")
+        self._map = mmap.mmap(fd, ROW_BYTES * (SLOTS + 1))
+        if self._map[: len(_MAGIC)] != _MAGIC:
+            self._map.close()
+            raise BoardDamaged("no board's header")
+        self._cells = memoryview(self._map).cast("Q")
+
+    @staticmethod
+    def initialize(fd: int, incarnation: str) -> None:
+        """Make the file behind ``fd`` an empty board of ``incarnation``."""
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, ROW_BYTES * (SLOTS + 1))
+        os.pwrite(fd, _MAGIC + incarnation.encode() + b"\n", 0)
+
+    @property
+    def incarnation(self) -> str:
+        """The start of the node that this board belongs to."""
+        head = bytes(self._map[len(_MAGIC) : ROW_BYTES])
+        return head.partition(b"\n")[0].decode("ascii", "replace")
+
+    def close(self) -> None:
+        """Unmap."""
+        self._cells.release()
+        self._map.close()
+
+    # ---- the supervisor's side
+
+    def clear(self, slot: int, generation: int) -> None:
+        """Make the row ready for the next child of this slot; no child may be writing to it."""
+        base = (slot + 1) * ROW_CELLS
+        self._map[base * 8 : base * 8 + ROW_BYTES] = bytes(ROW_BYTES)
+        self._cells[base + _GENERATION] = generation
+
+    def order(self, slot: int, command: Order) -> None:
+        """Write the order for the child in ``slot``; the child reads it between two tasks."""
+        self._cells[(slot + 1) * ROW_CELLS + _COMMAND] = command
+
+    def publish_next_wake(self, moment: int) -> None:
+        """Say when the supervisor looks next (CLOCK_MONOTONIC ns); a child with an earlier deadline pokes it."""
+        self._cells[_NEXT_WAKE] = moment
+
+    def word(self, slot: int) -> int:
+        """The word alone: what the hard limit compares while the child is stopped."""
+        return self._cells[(slot + 1) * ROW_CELLS]
+
+    def read(self, slot: int) -> Row:
+        """A consistent copy of the row: read again while the word moves, at most three times."""
+        base = (slot + 1) * ROW_CELLS
+        for _ in range(3):
+            word = self._cells[base]
+            cells = self._cells[base : base + 16].tolist()
+            task_id = bytes(self._map[base * 8 + _ID_AT : base * 8 + _ID_AT + min(cells[_ID_LENGTH], _ID_BYTES)])
+            name = bytes(self._map[base * 8 + _NAME_AT : base * 8 + _NAME_AT + min(cells[_NAME_LENGTH], _NAME_BYTES)])
+            if self._cells[base] == word:
+                break
+        state = word & 0xFF
+        activity = Activity(state) if state <= max(Activity) else Activity.NONE
+        return Row(
+            activity, word >> 8, cells[_HARD], cells[_START], cells[_N], cells[_I], cells[_HELD], cells[_DONE],
+            cells[_FAILED], cells[_GENERATION], cells[_PID],
+            task_id.decode("utf-8", "replace"), name.decode("utf-8", "replace"),
+        )  # fmt: skip
+
+    def running(self) -> tuple[tuple[int, int, int, int], ...]:
+        """``(slot, generation, n, i)`` of each row whose word says RUN: what a dead start leaves us to know."""
+        found = []
+        for slot in range(SLOTS):
+            base = (slot + 1) * ROW_CELLS
+            if self._cells[base] & 0xFF == Activity.RUN:
+                found.append((slot, self._cells[base + _GENERATION], self._cells[base + _N], self._cells[base + _I]))
+        return tuple(found)
+
+    def writer(self, slot: int) -> RowWriter:
+        """The child's side of ``slot``."""
+        return RowWriter(self._map, self._cells, slot)
+
+
+class RowWriter:
+    """The child's side of its row. Invariant: ``_word`` is the last thing written by each method."""
+
+    __slots__ = ("_base", "_cells", "_id_at", "_map", "_name", "_name_at", "_sequence", "done", "failed")
+
+    def __init__(self, board: mmap.mmap, cells: memoryview[int], slot: int) -> None:
+        self._map = board
+        self._cells = cells
+        self._base = (slot + 1) * ROW_CELLS
+        self._id_at = self._base * 8 + _ID_AT
+        self._name_at = self._base * 8 + _NAME_AT
+        self._name = b""
+        self._sequence = 0
+        self.done = 0
+        self.failed = 0
+
+    def boot(self, pid: int) -> None:
+        """Say that this row is ``pid``'s."""
+        self._cells[self._base + _PID] = pid
+        self.activity(Activity.BOOT)
+
+    def activity(self, activity: Activity) -> None:
+        """Move the word away from any delivery."""
+        self._cells[self._base] = self._sequence << 8 | activity
+
+    def reserving(self, n: int) -> None:
+        """Publish reserve ``n`` before it is sent (protocol.md, rule 7)."""
+        self._cells[self._base + _LAST_RESERVE] = n
+
+    def held(self, count: int) -> None:
+        """Publish how many deliveries are held."""
+        self._cells[self._base + _HELD] = count
+
+    def run(self, n: int, i: int, task_id: bytes, name: bytes, started: int, hard: int, soft: int) -> None:
+        """Publish that delivery ``(n, i)`` runs from now on; times are CLOCK_MONOTONIC ns, limits 0 for none."""
+        cells, base = self._cells, self._base
+        cells[base + _HARD] = hard
+        cells[base + _SOFT] = soft
+        cells[base + _START] = started
+        cells[base + _N] = n
+        cells[base + _I] = i
+        cells[base + _ID_LENGTH] = length = len(task_id)
+        self._map[self._id_at : self._id_at + length] = task_id
+        if name is not self._name:
+            self._name = name
+            cells[base + _NAME_LENGTH] = length = min(len(name), _NAME_BYTES)
+            self._map[self._name_at : self._name_at + length] = name[:length]
+        self._sequence += 1
+        cells[base] = self._sequence << 8 | Activity.RUN
+
+    def ended(self, *, failed: bool) -> None:
+        """Count a finished task and move the word away from its delivery."""
+        cells, base = self._cells, self._base
+        cells[base] = self._sequence << 8 | Activity.COMMIT
+        self.done += 1
+        cells[base + _DONE] = self.done
+        if failed:
+            self.failed += 1
+            cells[base + _FAILED] = self.failed
+
+    @property
+    def order(self) -> int:
+        """The supervisor's order for this child; see states.Order."""
+        return self._cells[self._base + _COMMAND]
+
+    @property
+    def next_wake(self) -> int:
+        """When the supervisor will look at the rows next, CLOCK_MONOTONIC ns."""
+        return self._cells[_NEXT_WAKE]

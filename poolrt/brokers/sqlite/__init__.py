@@ -1,0 +1,20 @@
+"""The embedded broker: one SQLite file, the default. ``broker`` holds the class; see docs/explanation/sqlite.md.
+
+=============  =================================================================================================
+`broker`       ``SqliteBroker``: each call of the contract as one transaction and what is told afterwards
+`store`        the process's one connection: opened lazily, locked, closed around a fork, errors translated
+`fork`         closes the stores of the process before a fork
+`failures`     from SQLite's errors to the broker's
+`claims`       the bounded, fair queue of writers in front of SQLite's own lock
+`schema`       the tables, their version and the migrations
+`statements`   every SQL statement, named
+`placing`      what puts messages in the queue: enqueue, follow-ups, promote, requeue
+`holding`      what an owner does: attach, reserve, release
+`ending`       what ends deliveries and owners: settle, bury, rescue
+`wakes`        datagrams to idle children, stewards and waiters
+=============  =================================================================================================
+"""
+
+from poolrt.brokers.sqlite.broker import SqliteBroker
+
+__all__ = ["SqliteBroker"]

@@ -1,0 +1,124 @@
+"""What ends deliveries, and owners: settle, bury, rescue. Runs inside a transaction of the store."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from poolrt.brokers.base import Buried
+from poolrt.brokers.sqlite import statements
+from poolrt.brokers.sqlite.holding import held_by
+from poolrt.brokers.sqlite.placing import News, earliest_eta, place
+from poolrt.message import Outcome, Owner, Requeue
+
+Fences = set[tuple[int, int]]
+
+
+def settle(db: sqlite3.Connection, held: Fences, outcomes: Iterable[Outcome], now: float, news: News) -> int:
+    """Make those outcomes durable whose delivery is in ``held``, and take them out of it; how many were not.
+
+    Checking the fences against one look at what is held keeps the count of statements constant, and an outcome given
+    twice takes effect once.
+    """
+    live = []
+    stale = 0
+    for outcome in outcomes:
+        fence = (outcome.delivery.i, outcome.delivery.n)
+        if fence in held:
+            held.remove(fence)
+            live.append(outcome)
+        else:
+            stale += 1
+    if live:
+        _end(db, live, now, news)
+    return stale
+
+
+def bury(db: sqlite3.Connection, owner: Owner, verdict: Outcome | Requeue | None, now: float, news: News) -> Buried:
+    """Bar ``owner``; its verdict takes effect if the delivery is still held; the rest goes back to its old place."""
+    gone = db.execute(statements.NODE_GONE, (owner.incarnation,)).fetchone()
+    if gone is None or gone[0]:
+        return Buried(0, settled=False)  # all of its owners are barred, and what they held was put back
+    db.execute(statements.BAR, owner)
+    row = db.execute(statements.OWNER, owner).fetchone()
+    if row is None:
+        return Buried(0, settled=False)
+    requeued, settled = _judge(db, held_by(db, row[0]), [verdict] if verdict is not None else [], now, news)
+    requeued += _requeued(db.execute(statements.REQUEUE_OWNER, row).rowcount, news)
+    db.execute(statements.FORGET_OWNER, row)
+    return Buried(requeued, settled=settled > 0)
+
+
+def rescue(
+    db: sqlite3.Connection,
+    incarnation: str,
+    verdicts: Iterable[Outcome | Requeue],
+    now: float,
+    news: News,
+    *,
+    suspect: bool,
+) -> Buried:
+    """Bar all owners of one start of a node for good; verdicts first, the rest goes back, as suspects if so said."""
+    held: Fences = set(db.execute(statements.HELD_BY_NODE, (incarnation,)))
+    requeued, settled = _judge(db, held, verdicts, now, news)
+    put_back = statements.SUSPECT_NODE if suspect else statements.REQUEUE_NODE
+    requeued += _requeued(db.execute(put_back, (incarnation,)).rowcount, news)
+    db.execute(statements.FORGET_OWNERS, (incarnation,))
+    db.execute(statements.FORGET_BARS, (incarnation,))
+    db.execute(statements.LEAVE, (incarnation,))
+    return Buried(requeued, settled=settled > 0)
+
+
+def _judge(
+    db: sqlite3.Connection, held: Fences, verdicts: Iterable[Outcome | Requeue], now: float, news: News
+) -> tuple[int, int]:
+    """Apply the verdicts on what is in ``held``: how many were put back, and how many took effect."""
+    requeued = settled = 0
+    for verdict in verdicts:
+        if isinstance(verdict, Outcome):
+            settled += 1 - settle(db, held, [verdict], now, news)
+            continue
+        fence = (verdict.delivery.i, verdict.delivery.n)
+        if fence not in held:
+            continue
+        held.remove(fence)
+        eta = now + verdict.delay if verdict.delay > 0 else None
+        db.execute(statements.LOST, (eta, verdict.delivery.i))
+        if eta is None:
+            news.queued = True
+        elif earliest_eta(db) == eta:
+            news.earlier = True
+        requeued += 1
+        settled += 1
+    return requeued, settled
+
+
+def _end(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: float, news: News) -> None:
+    """Delete the messages, keep the records, place the follow-ups: a retry has its message's id, so in this order."""
+    db.executemany(statements.END, [(outcome.delivery.i,) for outcome in outcomes])
+    records = [
+        (outcome.delivery.task_id, _code(outcome), outcome.delivery.lost, now + outcome.ttl, outcome.record)
+        for outcome in outcomes
+        if outcome.record is not None
+    ]
+    if records:
+        db.executemany(statements.RECORD, records)
+    for outcome in outcomes:
+        if outcome.follow_ups:
+            place(db, outcome.follow_ups, now, news)
+    if db.execute(statements.ANY_WAITER).fetchone():
+        ids = json.dumps([outcome.delivery.task_id for outcome in outcomes if outcome.state or not outcome.follow_ups])
+        news.sockets += [row[0] for row in db.execute(statements.WAITERS_OF, (ids,))]
+
+
+def _code(outcome: Outcome) -> int:
+    if outcome.state is None:
+        raise ValueError(f"{outcome!r} has a record but no final state")
+    return statements.RECORD_CODES[outcome.state]
+
+
+def _requeued(count: int, news: News) -> int:
+    if count:
+        news.queued = True
+    return count

@@ -1,0 +1,95 @@
+"""What an owner does while it may be heard: attach, reserve, release. Runs inside a transaction of the store."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+from poolrt.brokers.sqlite import statements
+from poolrt.errors import Fenced
+from poolrt.message import Delivery, Owner
+
+
+def attach(db: sqlite3.Connection, owner: Owner) -> None:
+    """Let ``owner`` be heard from now on. Safe to call again.
+
+    A slot's generations attach in order, so the highest barred one bars a first attach of all before it; an earlier
+    generation that is attached already stays so until it is barred itself.
+    """
+    check_joined(db, owner.incarnation)
+    if db.execute(statements.OWNER, owner).fetchone():
+        return
+    barred = db.execute(statements.BARRED, owner[:2]).fetchone()
+    if barred and owner.generation <= barred[0]:
+        raise Fenced(f"owner {owner} was buried: it must not take tasks any more")
+    db.execute(statements.ATTACH, owner)
+
+
+def check_joined(db: sqlite3.Connection, incarnation: str) -> None:
+    """Raise Fenced unless this start of a node is registered and has not left."""
+    gone = db.execute(statements.NODE_GONE, (incarnation,)).fetchone()
+    if gone is None:
+        raise Fenced(f"incarnation {incarnation} never joined this broker")
+    if gone[0]:
+        raise Fenced(f"incarnation {incarnation} has left this broker, or was rescued")
+
+
+def number_of(db: sqlite3.Connection, owner: Owner | None) -> int:
+    """The number under which ``owner`` holds deliveries; raises Fenced for one that may not be heard."""
+    if owner is None:
+        raise Fenced("this broker object is attached to no owner")
+    row = db.execute(statements.OWNER, owner).fetchone()
+    if row is None:
+        raise Fenced(f"owner {owner} was buried or never attached: the broker did nothing for it")
+    number: int = row[0]
+    return number
+
+
+def held_by(db: sqlite3.Connection, number: int) -> set[tuple[int, int]]:
+    """The fences ``(seq, n)`` of what an owner holds."""
+    return set(db.execute(statements.HELD, (number,)))
+
+
+def reserve(db: sqlite3.Connection, number: int, n: int, count: int, *, holds: bool) -> list[Delivery]:
+    """Reserve up to ``count`` messages for an owner that ``holds`` others or does not.
+
+    A suspect is taken alone, by an owner that holds nothing. Nothing behind it is taken before it: else it would
+    starve while the queue is never empty, and the order would depend on who asks.
+    """
+    suspect = db.execute(statements.SUSPECT_HEAD).fetchone()
+    if suspect is None:
+        return _deliveries(db.execute(statements.RESERVE, (number, n, count)).fetchall(), n)
+    wanted = [seq for priority, seq in db.execute(statements.QUEUED_HEAD, (count,)) if _before(priority, seq, *suspect)]
+    if not wanted and not holds:
+        wanted = [suspect[1]]
+    if not wanted:
+        return []
+    return _deliveries(db.execute(statements.RESERVE_THESE, (number, n, str(wanted))).fetchall(), n)
+
+
+def any_queued(db: sqlite3.Connection) -> bool:
+    """Whether a child would find something."""
+    return bool(db.execute(statements.ANY_QUEUED).fetchone()[0])
+
+
+def running(db: sqlite3.Connection, owner: Owner, n: int, i: int) -> Delivery | None:
+    """The delivery ``(n, i)`` if ``owner`` still holds it."""
+    row = db.execute(statements.OWNER, owner).fetchone()
+    found = db.execute(statements.RUNNING, (row[0], n, i)).fetchall() if row else []
+    return _deliveries(found, n)[0] if found else None
+
+
+def release(db: sqlite3.Connection, number: int, deliveries: Iterable[Delivery]) -> int:
+    """Put deliveries back, uncounted and at their old place; how many were still held."""
+    return db.executemany(statements.RELEASE, [(number, held.i, held.n) for held in deliveries]).rowcount
+
+
+def _before(priority: int, seq: int, other_priority: int, other_seq: int) -> bool:
+    return priority > other_priority or (priority == other_priority and seq < other_seq)
+
+
+def _deliveries(rows: list[Any], n: int) -> list[Delivery]:
+    """``returning`` promises no order, so the rows are sorted here; mostly they are sorted already."""
+    rows.sort(key=lambda row: (-row[5], row[0]))
+    return [Delivery(envelope, n, seq, task, lost, suspect != 0) for seq, task, envelope, lost, suspect, _ in rows]

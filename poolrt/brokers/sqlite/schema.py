@@ -1,0 +1,128 @@
+"""The tables, their version, and the way from an older version to this one.
+
+new file        empty ──create──▶ VERSION
+older poolrt    v ──MIGRATIONS[v]──▶ v + 1 ── … ──▶ VERSION      one transaction: all of it or nothing
+newer poolrt    refused, naming both versions
+anything else   refused: never written to
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from poolrt.errors import BrokerCorrupt, BrokerIncompatible
+
+APPLICATION_ID: Final = 0x706F6F6C
+"""``pool`` in the file's header: the file is ours."""
+
+VERSION: Final = 1
+"""Of the tables below; stored as ``user_version``."""
+
+OLDEST_SQLITE: Final = (3, 35, 0)
+"""The first with ``returning``."""
+
+TABLES: Final = (
+    # `suspect`, `owner` and `n` stand before the envelope, so that reading them does not walk a large one's pages.
+    """create table task (
+        seq integer primary key,
+        state integer not null,
+        priority integer not null,
+        owner integer,
+        n integer,
+        lost integer not null default 0,
+        suspect integer not null default 0,
+        eta real,
+        created real not null,
+        queue text not null,
+        id text not null unique,
+        envelope blob not null)""",
+    "create index task_queued on task (priority desc, seq) where state = 0",
+    "create index task_suspect on task (priority desc, seq) where state = 1",
+    "create index task_delayed on task (eta) where state = 2",
+    "create index task_held on task (owner, n) where state = 3",
+    """create table record (
+        seq integer primary key,
+        id text not null unique,
+        state integer not null,
+        lost integer not null,
+        expires real not null,
+        data blob not null)""",
+    "create index record_expires on record (expires)",
+    "create index record_ended on record (state) where state > 11",
+    """create table node (
+        seq integer primary key,
+        incarnation text not null unique,
+        name text not null,
+        gone integer not null default 0)""",
+    """create table owner (
+        id integer primary key,
+        incarnation text not null,
+        slot integer not null,
+        generation integer not null,
+        unique (incarnation, slot, generation))""",
+    """create table bar (
+        incarnation text not null,
+        slot integer not null,
+        generation integer not null,
+        primary key (incarnation, slot)) without rowid""",
+    "create table waiter (id text not null, socket text not null, primary key (id, socket)) without rowid",
+)
+
+Migration = Callable[[sqlite3.Connection], None]
+
+MIGRATIONS: Final[dict[int, Migration]] = {}
+"""From a version to the next. Each runs inside the one transaction of the upgrade; none may commit."""
+
+
+def is_current(db: sqlite3.Connection, version: int = VERSION) -> bool:
+    """Whether the file is ours and of this version: all that most openings ask."""
+    return _header(db) == (APPLICATION_ID, version)
+
+
+def upgrade(
+    db: sqlite3.Connection, name: str, version: int = VERSION, migrations: Mapping[int, Migration] = MIGRATIONS
+) -> None:
+    """Create the tables or bring them up to ``version``, inside the caller's transaction. Safe to call again.
+
+    Raises:
+        BrokerCorrupt: the file is another application's.
+        BrokerIncompatible: a newer poolrt wrote it, or one so old that its migration is gone.
+    """
+    found = check(db, name, version)
+    if found == version:
+        return
+    if found == 0:
+        for table in TABLES:
+            db.execute(table)
+    else:
+        for step in range(found, version):
+            migrations[step](db)
+    db.execute(f"pragma application_id = {APPLICATION_ID}")
+    db.execute(f"pragma user_version = {version}")
+
+
+def check(
+    db: sqlite3.Connection, name: str, version: int = VERSION, migrations: Mapping[int, Migration] = MIGRATIONS
+) -> int:
+    """The version of the file, 0 for an empty one; raises as ``upgrade`` does. Only reads."""
+    application, found = _header(db)
+    if application != APPLICATION_ID:
+        tables = db.execute("select name from sqlite_schema limit 3").fetchall()
+        if application or found or tables:
+            holds = ", ".join(row[0] for row in tables)
+            raise BrokerCorrupt(f"{name} is another application's database (it holds {holds}); name another file")
+        return 0
+    if found > version:
+        raise BrokerIncompatible(
+            f"{name} has schema version {found}, written by a newer poolrt; this one knows version {version}: "
+            "upgrade this one, or name another file"
+        )
+    return found
+
+
+def _header(db: sqlite3.Connection) -> tuple[int, int]:
+    application: int = db.execute("pragma application_id").fetchone()[0]
+    version: int = db.execute("pragma user_version").fetchone()[0]
+    return application & 0xFFFFFFFF, version

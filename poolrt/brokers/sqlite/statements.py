@@ -1,0 +1,218 @@
+"""Every SQL statement of the broker, named, each with its one sentence.
+
+Codes stored in ``task.state``: 0 queued, 1 queued as a suspect, 2 delayed, 3 reserved. A message's ``suspect``
+column is 0 or 1, so ``state = suspect`` queues it as what it is.
+
+The partial indexes are used only where a statement repeats their condition as a literal, so the codes stand in the
+text; a test asks SQLite for the plan of each hot statement and refuses a scan.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from poolrt.states import TaskState
+
+QUEUED: Final = 0
+SUSPECT: Final = 1
+DELAYED: Final = 2
+RESERVED: Final = 3
+
+TASK_STATES: Final = (TaskState.QUEUED, TaskState.QUEUED, TaskState.DELAYED, TaskState.RESERVED)
+"""What each code of ``task.state`` is called outside."""
+
+RECORD_CODES: Final[dict[TaskState, int]] = {
+    TaskState.SUCCEEDED: 11,
+    TaskState.FAILED: 12,
+    TaskState.CANCELLED: 13,
+    TaskState.EXPIRED: 14,
+    TaskState.DEAD: 15,
+}
+"""Codes stored in ``record.state``; apart from the codes of ``task.state``, so that one query can read both."""
+RECORD_STATES: Final = {code: state for state, code in RECORD_CODES.items()}
+
+# ---- producers
+
+ENQUEUE: Final = """
+insert into task (state, priority, eta, created, queue, id, envelope)
+select ?1, ?2, ?3, ?4, ?5, ?6, ?7 where not exists (select 1 from record where id = ?6)
+on conflict (id) do nothing"""
+"""Store a message unless its id is a message's or a record's already."""
+
+EARLIEST_ETA: Final = "select min(eta) from task where state = 2"
+"""When the next delayed message is due."""
+
+FIND: Final = """
+select state, lost, envelope, null from task where id = ?1
+union all select state, lost, null, data from record where id = ?1
+limit 1"""
+"""The message of an id, else its record: one statement, so that a settle cannot hide it from both looks."""
+
+FORGET: Final = "delete from record where id = ?"
+"""Drop the record of one task."""
+
+# ---- waiters
+
+WAIT_FOR: Final = "insert into waiter (id, socket) values (?, ?)"
+"""Say which socket to wake when the task of this id ends."""
+
+STOP_WAITING: Final = "delete from waiter where id = ? and socket = ?"
+"""The waiter gave up."""
+
+ANY_WAITER: Final = "select 1 from waiter limit 1"
+"""Whether anybody waits for any task: the only cost of waiting to those who settle while nobody waits."""
+
+WAITERS_OF: Final = "select socket from waiter where id in (select value from json_each(?))"
+"""The sockets to wake for these ids. The rows stay until ``SWEEP_WAITERS``: the settler may die before it tells."""
+
+ANSWERED_WAITER: Final = """
+select 1 from waiter where not exists (select 1 from task where task.id = waiter.id) limit 1"""
+"""Whether a waiter's task has ended."""
+
+SWEEP_WAITERS: Final = """
+delete from waiter where not exists (select 1 from task where task.id = waiter.id) returning socket"""
+"""Drop the waiters whose task has ended, to be told once more."""
+
+WAITING_SOCKETS: Final = "select socket from waiter"
+"""The names of all sockets that somebody may wait on."""
+
+# ---- nodes and owners
+
+JOIN: Final = "insert into node (incarnation, name) values (?, ?) on conflict (incarnation) do nothing"
+"""Register one start of a node."""
+
+NODE_GONE: Final = "select gone from node where incarnation = ?"
+"""Whether that start has left for good; no row: it never joined."""
+
+NODES: Final = "select incarnation, name from node where not gone order by seq"
+"""The registered starts of all nodes."""
+
+LEAVE: Final = "update node set gone = 1 where incarnation = ? and not gone"
+"""Keep the row of a start that left, so that a late ``join`` of a paused steward cannot bring it back."""
+
+FORGET_GONE: Final = "delete from node where gone and seq <= (select max(seq) from node) - 10000"
+"""Starts that left are remembered for ten thousand starts."""
+
+FORGET_OWNERS: Final = "delete from owner where incarnation = ?"
+"""No owner of that start can be heard any more."""
+
+FORGET_BARS: Final = "delete from bar where incarnation = ?"
+"""The bars of a start that left are covered by its ``gone``."""
+
+BARRED: Final = "select generation from bar where incarnation = ? and slot = ?"
+"""The highest buried generation of a slot."""
+
+ATTACH: Final = "insert into owner (incarnation, slot, generation) values (?, ?, ?) on conflict do nothing"
+"""Let an owner be heard."""
+
+OWNER: Final = "select id from owner where incarnation = ? and slot = ? and generation = ?"
+"""The number of an owner that may be heard; none once it is barred."""
+
+BAR: Final = """
+insert into bar (incarnation, slot, generation) values (?, ?, ?)
+on conflict (incarnation, slot) do update set generation = max(generation, excluded.generation)"""
+"""Refuse a first attach of this generation of a slot, and of those before it, for good."""
+
+FORGET_OWNER: Final = "delete from owner where id = ?"
+"""What this owner says from now on is fenced."""
+
+# ---- what an owner holds
+
+HELD: Final = "select seq, n from task where state = 3 and owner = ?"
+"""The fences of what an owner holds."""
+
+HELD_BY_NODE: Final = """
+select seq, n from task where state = 3 and owner in (select id from owner where incarnation = ?)"""
+"""The fences of what all owners of one start hold."""
+
+SUSPECT_HEAD: Final = "select priority, seq from task where state = 1 order by priority desc, seq limit 1"
+"""The suspect that is to run first."""
+
+QUEUED_HEAD: Final = "select priority, seq from task where state = 0 order by priority desc, seq limit ?"
+"""The messages to run first, suspects aside."""
+
+RESERVE: Final = """
+update task set state = 3, owner = ?, n = ?
+where seq in (select seq from task where state = 0 order by priority desc, seq limit ?)
+returning seq, id, envelope, lost, suspect, priority"""
+"""Reserve the messages to run first."""
+
+RESERVE_THESE: Final = """
+update task set state = 3, owner = ?, n = ? where seq in (select value from json_each(?))
+returning seq, id, envelope, lost, suspect, priority"""
+"""Reserve these rows, which the same transaction saw queued."""
+
+ANY_QUEUED: Final = """
+select exists (select 1 from task where state = 0) or exists (select 1 from task where state = 1)"""
+"""Whether a child would find something."""
+
+RELEASE: Final = """
+update task set state = suspect, owner = null, n = null where state = 3 and owner = ? and seq = ? and n = ?"""
+"""Put one delivery back at its old place."""
+
+RUNNING: Final = """
+select seq, id, envelope, lost, suspect, priority from task where state = 3 and owner = ? and n = ? and seq = ?"""
+"""One delivery, if it is still held."""
+
+# ---- endings
+
+END: Final = "delete from task where seq = ?"
+"""The delivery is over; its fence was checked in the same transaction."""
+
+RECORD: Final = "insert into record (id, state, lost, expires, data) values (?, ?, ?, ?, ?) on conflict (id) do nothing"
+"""Keep what became of a task; the first record of an id stands."""
+
+LOST: Final = """
+update task set state = iif(?1 is null, suspect, 2), eta = coalesce(?1, eta), lost = lost + 1, owner = null, n = null
+where seq = ?2"""
+"""Put back what a dead child ran, as one more lost delivery, now or at a time."""
+
+REQUEUE_OWNER: Final = "update task set state = suspect, owner = null, n = null where state = 3 and owner = ?"
+"""Put back all that one owner holds."""
+
+REQUEUE_NODE: Final = """
+update task set state = suspect, owner = null, n = null
+where state = 3 and owner in (select id from owner where incarnation = ?)"""
+"""Put back all that the owners of one start hold."""
+
+SUSPECT_NODE: Final = """
+update task set state = 1, lost = lost + suspect, suspect = 1, owner = null, n = null
+where state = 3 and owner in (select id from owner where incarnation = ?)"""
+"""The same where nobody saw what ran: a suspect from now on, and one more loss if it was delivered as one."""
+
+# ---- the clock
+
+PROMOTE: Final = """
+update task set state = suspect
+where seq in (select seq from task where state = 2 and eta <= ?1 order by eta limit ?2)"""
+"""Queue what is due, at its old place."""
+
+PURGE: Final = """
+delete from record where seq in (select seq from record where expires <= ?1 order by expires limit ?2)"""
+"""Drop records whose time has passed."""
+
+# ---- operators
+
+DEPTH: Final = """
+select (select count(*) from task where state = 0) + (select count(*) from task where state = 1),
+       (select count(*) from task where state = 2),
+       (select count(*) from task where state = 3),
+       (select count(*) from record where state > 11 and state = 15)"""
+"""How many messages are queued, delayed, reserved and dead."""
+
+OLDEST: Final = """
+with recursive priority (p) as (select 0 union all select p + 1 from priority where p < 9)
+select min(since) from (
+    select (select max(created, coalesce(eta, 0)) from task where state = 0 and priority = p order by seq limit 1) since
+    from priority
+    union all
+    select (select max(created, coalesce(eta, 0)) from task where state = 1 and priority = p order by seq limit 1)
+    from priority)"""
+"""Since when the first message of some priority could have run: twenty look-ups, however long the queue."""
+
+ENDED: Final = """
+select id, state, lost, data from record where state > 11 and state = ? order by seq desc limit ?"""
+"""The newest records that did not succeed, by their partial index."""
+
+SUCCEEDED: Final = "select id, state, lost, data from record where state = ? order by seq desc limit ?"
+"""The newest records that succeeded, which are most of them: no index of their own."""

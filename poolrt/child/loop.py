@@ -1,0 +1,218 @@
+"""The child's loop: reserve, run, settle; in batches that stay short, and with what is finished settled soon.
+
+    broker ──settle(outcomes, reserve=n)──▶ held: deque of Executions ──run──▶ outcomes
+      ▲                                                                          │ at most 2 ms old,
+      └──────────────────────────────────────────────────────────────────────────┘ or the batch is empty
+
+Orders come through the board row, and are looked at between two tasks. The loop never starts a task after it
+was told to retire, and puts back everything it holds before it leaves.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from poolrt.errors import BrokerError, Fenced
+from poolrt.message import Outcome
+from poolrt.notice import Leaving, Trouble
+from poolrt.states import Activity, Order
+
+if TYPE_CHECKING:
+    from poolrt.board import RowWriter
+    from poolrt.brokers.base import Broker, Settled
+    from poolrt.message import Delivery
+    from poolrt.child.executor import Execution, Executor
+    from poolrt.child.lifeline import Lifeline
+
+log = logging.getLogger("poolrt.child")
+
+SETTLE_WITHIN_NS = 2_000_000
+"""A finished task is settled within 2 ms, so that a SIGKILL re-runs at most so much."""
+BATCH_SECONDS = 0.02
+"""How much expected work a child may hold."""
+MAX_BATCH = 64
+"""Measured: the cost of a transaction is spread well enough at 64, and a crash puts few back."""
+
+
+class Pace:
+    """How long tasks take, learnt by name; decides how many may be held.
+
+    An unknown name counts as a whole batch: it is held alone until it is known. A run that takes longer than
+    expected is believed at once, a shorter one by a tenth.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._batch = 1
+
+    def learn(self, task: str, seconds: float) -> None:
+        """Take note of a run of ``task``."""
+        known = self._seconds.get(task)
+        if known is None or seconds > known:
+            self._seconds[task] = seconds
+        else:
+            self._seconds[task] = known + (seconds - known) * 0.1
+
+    def expected(self, task: str) -> float:
+        """Seconds a run of ``task`` is expected to take."""
+        return self._seconds.get(task, BATCH_SECONDS)
+
+    def ask_for(self) -> int:
+        """How many to reserve next."""
+        return self._batch
+
+    def keep(self, tasks: list[str]) -> int:
+        """How many of a reserved batch to keep, at least one; adapts what the next reserve asks for."""
+        total, kept = 0.0, 0
+        for task in tasks:
+            total += self._seconds.get(task, BATCH_SECONDS)
+            if kept and total > BATCH_SECONDS:
+                break
+            kept += 1
+        if kept < len(tasks):
+            self._batch = max(1, kept)
+        elif len(tasks) >= self._batch and total * 2 <= BATCH_SECONDS:
+            self._batch = min(self._batch * 2, MAX_BATCH)
+        return kept
+
+
+class Loop:
+    """One child's work until it leaves.
+
+    Invariant: everything reserved is in ``_held``, in ``_outcomes``, or is being run.
+    """
+
+    def __init__(self, broker: Broker, executor: Executor, row: RowWriter, lifeline: Lifeline, max_tasks: int) -> None:
+        self._broker = broker
+        self._executor = executor
+        self._row = row
+        self._lifeline = lifeline
+        self._max_tasks = max_tasks
+        self._pace = Pace()
+        self._held: deque[Execution] = deque()
+        self._outcomes: list[Outcome] = []
+        self._oldest = 0
+        self._reserves = 0
+        self._woken = False
+
+    def run(self) -> None:
+        """Work until there is a reason to leave; returns with nothing held.
+
+        Raises:
+            Fenced: the broker does not know this child any more; what it held is someone else's.
+        """
+        self._stand_by()
+        while not (reason := self._reason_to_leave()):
+            if not self._held:
+                self._commit(self._room())
+                if not self._held and not self._outcomes:
+                    self._idle()
+                continue
+            execution = self._held.popleft()
+            if self._outcomes and self._is_late(execution):
+                self._commit(0)
+            outcome = self._executor.run(execution)
+            self._pace.learn(execution.message.task, self._executor.runtime)
+            self._collect(outcome)
+        self._leave(reason)
+
+    def _stand_by(self) -> None:
+        while self._row.order == Order.STANDBY and not self._lifeline.cut:
+            self._row.activity(Activity.STANDBY)
+            self._lifeline.wait_for_order()
+
+    def _idle(self) -> None:
+        self._row.activity(Activity.IDLE)
+        self._woken = self._lifeline.wait_for_work()
+
+    def _reason_to_leave(self) -> str:
+        if self._row.order == Order.RETIRE:
+            return "retired"
+        if self._executor.tainted:
+            return f"tainted: {self._executor.tainted}"
+        if self._max_tasks and self._row.done >= self._max_tasks:
+            return "max_tasks_per_child"
+        return "supervisor gone" if self._lifeline.cut else ""
+
+    def _room(self) -> int:
+        """How many to reserve: never more than may still be run."""
+        room = self._pace.ask_for()
+        return min(room, self._max_tasks - self._row.done) if self._max_tasks else room
+
+    def _is_late(self, following: Execution) -> bool:
+        """Whether a finished task would wait more than 2 ms for the following one to end."""
+        expected = self._pace.expected(following.message.task)
+        return time.monotonic_ns() - self._oldest + int(expected * 1e9) > SETTLE_WITHIN_NS
+
+    def _collect(self, outcome: Outcome) -> None:
+        if not self._outcomes:
+            self._oldest = time.monotonic_ns()
+        self._outcomes.append(outcome)
+
+    def _commit(self, room: int) -> None:
+        """Settle what is finished and reserve up to ``room``; comes back only when the broker answered."""
+        self._row.activity(Activity.COMMIT)
+        if room:
+            self._reserves += 1
+            self._row.reserving(self._reserves)
+        settled = self._settle(room)
+        if settled.stale:
+            log.warning("%d settled tasks were not ours any more: somebody else runs them", settled.stale)
+        self._outcomes = []
+        if settled.deliveries:
+            self._take(settled.deliveries)
+            if self._woken and settled.more:
+                self._broker.nudge()
+            self._woken = False
+        self._row.held(len(self._held))
+
+    def _settle(self, room: int) -> Settled:
+        pause = 0.05
+        while True:
+            try:
+                settled = self._broker.settle(self._outcomes, room, self._reserves)
+            except Fenced:
+                raise
+            except BrokerError as error:
+                self._lifeline.send(Trouble(f"{type(error).__name__}: {error}"))
+                self._lifeline.wait_for_order(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter
+                pause = min(pause * 2, 1.0)
+                if self._row.order == Order.RETIRE or self._lifeline.cut:
+                    room = 0
+                if self._lifeline.cut:
+                    raise
+                continue
+            if pause > 0.05:
+                self._lifeline.send(Trouble(""))
+            return settled
+
+    def _take(self, deliveries: list[Delivery]) -> None:
+        """Hold what fits the batch, put the rest back at once, and end what cannot be run."""
+        executions: list[Execution] = []
+        for delivery in deliveries:
+            prepared = self._executor.prepare(delivery)
+            if isinstance(prepared, Outcome):
+                self._collect(prepared)
+            else:
+                executions.append(prepared)
+        keep = self._pace.keep([execution.message.task for execution in executions])
+        if keep < len(executions):
+            self._broker.release([execution.delivery for execution in executions[keep:]])
+        self._held.extend(executions[:keep])
+
+    def _leave(self, reason: str) -> None:
+        """Say so, so that a successor takes the place now; then put back what is held and settle the rest."""
+        self._lifeline.send(Leaving(reason, self._row.done))
+        self._row.activity(Activity.LEAVE)
+        held = [execution.delivery for execution in self._held]
+        self._held.clear()
+        if self._outcomes:
+            self._commit(0)
+        if held:
+            self._broker.release(held)
+        self._row.held(0)
+        self._row.activity(Activity.LEAVE)

@@ -1,0 +1,119 @@
+"""A child's life from the fork to its exit.
+
+    template ──fork──▶ own group, dies with its parent, subreaper ──▶ broker, hooks ──Up──▶ Loop ──Leaving──▶ exit
+
+It never returns to the template's code and never runs its exit handlers: those belong to the template.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from poolrt.child.executor import Executor
+from poolrt.child.lifeline import Lifeline
+from poolrt.child.loop import Loop
+from poolrt.errors import Fenced
+from poolrt.message import Owner
+from poolrt.notice import BootFailed, Poke, Up, shorten
+from poolrt.posix.prctl import ParentGone, become_subreaper, die_with_parent, set_process_title
+from poolrt.posix.signals import ignore_with_noop_handlers
+from poolrt.states import Activity
+
+if TYPE_CHECKING:
+    from poolrt.app.app import App
+    from poolrt.board import Board
+
+log = logging.getLogger("poolrt.child")
+
+EX_BOOT_FAILED = 70
+"""A child's exit code when it could not become ready (EX_SOFTWARE); its Notice said why."""
+EX_FENCED = 75
+"""A child's exit code when the broker does not know it any more (EX_TEMPFAIL)."""
+_ABSORBED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a forked process belongs, told to it by the template."""
+
+    node: str
+    incarnation: str
+    slot: int
+    generation: int
+    parent: int
+    """The template's pid."""
+    max_tasks: int
+    time_limit: float
+
+    @property
+    def owner(self) -> Owner:
+        """The name under which it holds deliveries."""
+        return Owner(self.incarnation, self.slot, self.generation)
+
+
+def settle_in(place: Place, title: str) -> None:
+    """What every process the template forks does first; ends the process when the template is gone already.
+
+    Its own process group, and handlers that do nothing, keep a terminal's ^C and systemd's TERM to the whole
+    control group from a running task; never SIG_IGN, which exec would pass on to what the task starts.
+    """
+    try:
+        die_with_parent(place.parent)
+    except ParentGone:
+        os._exit(0)
+    os.setpgid(0, 0)
+    become_subreaper()
+    signal.set_wakeup_fd(-1)
+    ignore_with_noop_handlers(_ABSORBED)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    set_process_title(title)
+    gc.enable()
+    _reseed()
+
+
+def _reseed() -> None:
+    """Siblings must not draw the same numbers. ``random`` reseeds itself at a fork; numpy does not."""
+    random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        with contextlib.suppress(AttributeError):  # a half-imported or stubbed numpy
+            numpy.random.seed()
+
+
+def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.socket) -> int:
+    """The child's main; returns its exit code."""
+    began = time.monotonic()
+    settle_in(place, f"poolrt:{place.slot}.{place.generation}")
+    row = board.writer(place.slot)
+    row.boot(os.getpid())
+    lifeline = Lifeline(sock, wake)
+    try:
+        app.broker.attach(place.owner)
+        for hook in app.child_start_hooks:
+            hook()
+    except BaseException:  # noqa: BLE001  a user's hook can raise anything, SystemExit included
+        lifeline.send(BootFailed(shorten(traceback.format_exc())))
+        return EX_BOOT_FAILED
+    executor = Executor(app, place.owner, row, place.time_limit, lambda: lifeline.send(Poke()))
+    lifeline.send(Up(time.monotonic() - began))
+    try:
+        Loop(app.broker, executor, row, lifeline, place.max_tasks).run()
+    except Fenced as error:
+        log.warning("child %s leaves: %s", place.owner, error)
+        return EX_FENCED
+    finally:
+        row.activity(Activity.LEAVE)
+    executor.close()
+    app.broker.close()
+    return 0

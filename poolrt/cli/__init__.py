@@ -1,0 +1,1 @@
+"""The command line. ``main`` is its door; each command is a module that loads when it is named."""

@@ -1,0 +1,102 @@
+"""``poolrt demo``: the command. What it runs, shows and counts loads when it is called."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from poolrt.cli.demo import BROKER_VARIABLE
+from poolrt.cli.options import CONTEXT, SectionedCommand, SectionedOption, verbose_option
+from poolrt.errors import ExitCode
+
+if TYPE_CHECKING:
+    from poolrt.cli.demo.run import Screen
+
+
+class DemoCommand(SectionedCommand):
+    """``demo`` with its examples."""
+
+    examples = (
+        ("poolrt demo", "watch it; half a minute at most"),
+        ("poolrt demo --json | python3 -m json.tool", "the account, for a script"),
+    )
+
+
+@click.command(cls=DemoCommand, context_settings=CONTEXT)
+@click.option(
+    "-c",
+    "--concurrency",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    cls=SectionedOption,
+    section="Pool",
+    default_text="as many as processors, 2 to 4",
+    help="How many children pull tasks.",
+)
+@click.option("--json", "as_json", is_flag=True, cls=SectionedOption, section="Output", help="Print one JSON object.")
+@click.option("--keep", is_flag=True, cls=SectionedOption, section="Output", help="Keep the temp folder, and name it.")
+@verbose_option
+def demo(concurrency: int | None, *, as_json: bool, keep: bool) -> int:
+    """Parse Python's standard library as tasks, and account for it.
+
+    A few of the tasks raise, or kill the child that runs them. Needs no app and no broker: it uses a SQLite file in a
+    temp folder. Exit code 0 only when every accepted task ended as succeeded, failed or dead, and no process is left
+    over; 9 otherwise. Ends within a minute.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that TERM cleans up as ^C does
+    with demo_folder(keep=keep) as folder:
+        from poolrt.cli.demo.run import run
+
+        os.environ[BROKER_VARIABLE] = f"sqlite:///{folder}/demo.db"
+        try:
+            account = run(concurrency or usual_concurrency(), make_screen(as_json=as_json))
+        except KeyboardInterrupt as interrupt:
+            notes = "; ".join(getattr(interrupt, "__notes__", ()))
+            click.echo(f"poolrt demo: interrupted; {notes}", err=True)
+            raise
+        if as_json:
+            click.echo(json.dumps(account.as_json() | ({"folder": str(folder)} if keep else {})))
+        else:
+            from poolrt.cli.demo.account_view import account_view
+            from poolrt.cli.pool_view import make_console
+
+            make_console().print(account_view(account))
+        return ExitCode.UNBALANCED if account.problems() else ExitCode.OK
+
+
+@contextmanager
+def demo_folder(*, keep: bool) -> Iterator[Path]:
+    """A temp folder that is removed afterwards, unless it is to be kept: then it is named on stderr."""
+    folder = Path(tempfile.mkdtemp(prefix="poolrt-demo-"))
+    try:
+        yield folder
+    finally:
+        if keep:
+            click.echo(f"kept: {folder}", err=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def usual_concurrency() -> int:
+    """Processors this process may use, but at least 2 and at most 4: more would end before a child is recycled."""
+    return min(max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2, 2), 4)
+
+
+def make_screen(*, as_json: bool) -> Screen:
+    """Where the run is shown: live on a terminal, lines elsewhere, nowhere with ``--json``."""
+    from poolrt.cli.demo.screens import LiveScreen, PlainScreen, SilentScreen
+    from poolrt.cli.pool_view import make_console
+
+    if as_json:
+        return SilentScreen()
+    console = make_console()
+    return LiveScreen(console) if console.is_terminal else PlainScreen(console)

@@ -1,0 +1,246 @@
+"""Runs the demo: a real Supervisor on a SQLite file, its tasks, and the count of what is left afterwards.
+
+this process ──starts──▶ supervisor ──▶ template ──▶ children, steward
+    │  enqueue ─▶ demo.db ◀─ reserve, settle ─────────────┘
+    │  broker.wait: one task after the other, woken by its end; each quarter second the screen is drawn
+    └─ Witness thread ◀─ events over the control socket
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, Protocol
+
+from poolrt.brokers.base import Broker
+from poolrt.cli.demo import stdlib
+from poolrt.cli.demo.account import Accepted, Account, told_by_record
+from poolrt.codec import decode
+from poolrt.embed import Supervisor
+from poolrt.errors import PoolrtError
+from poolrt.message import Record, decode_record
+from poolrt.posix import processes
+from poolrt.states import FINAL, TaskState
+
+DEADLINE: Final = 52.0
+"""Seconds after which the demo stops waiting and says what is missing; the stop has three more."""
+GRACE: Final = 3.0
+TASKS_A_CHILD: Final = 100
+MAX_DELIVERIES: Final = 3
+REFRESH: Final = 0.25
+
+
+class Progress(NamedTuple):
+    """One moment of the run, for the screen."""
+
+    accepted: int
+    ended: int
+    seconds: float
+    status: Mapping[str, Any]
+
+
+class Screen(Protocol):
+    """Where the run is shown."""
+
+    def begin(self, modules: int, concurrency: int) -> None:
+        """Before anything starts."""
+
+    def progress(self, now: Progress) -> None:
+        """About four times a second."""
+
+    def contained(self, event: Mapping[str, Any]) -> None:
+        """An event, or a task that ended without a value; from two threads."""
+
+    def end(self) -> None:
+        """The run is over, whatever its end."""
+
+
+class Witness:
+    """Keeps every event of the pool; its thread ends with the pool's stream."""
+
+    def __init__(self, pool: Supervisor, screen: Screen) -> None:
+        self.events: list[Mapping[str, Any]] = []
+        self._pool = pool
+        self._screen = screen
+        self._thread = threading.Thread(target=self._watch, name="poolrt-demo-events", daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        try:
+            for event in self._pool.events():
+                self.events.append(event)
+                self._screen.contained(event)
+        except (PoolrtError, OSError):
+            return  # the pool is gone; the account shows what was not told
+
+    def join(self) -> None:
+        """Wait until the stream has ended, after the pool has."""
+        self._thread.join(2.0)
+
+
+def run(concurrency: int, screen: Screen) -> Account:
+    """Run the demo on the broker that the environment names, and account for it.
+
+    Raises:
+        PoolrtError: the pool could not be started.
+        KeyboardInterrupt: ^C; the pool is stopped by then.
+    """
+    started = time.monotonic()
+    from poolrt.cli.demo.tasks import app
+
+    before = set(processes.descendants(os.getpid()))
+    files = stdlib.modules()
+    screen.begin(len(files), concurrency)
+    incarnation = ""
+    pool = Supervisor(
+        "poolrt.cli.demo.tasks:app",
+        node_name=f"demo-{os.getpid()}",
+        concurrency=concurrency,
+        max_tasks_per_child=TASKS_A_CHILD,
+        max_deliveries=MAX_DELIVERIES,
+        graceful_timeout=GRACE,
+        log_level="error",
+    )
+    try:
+        with pool, patient_cleanup():
+            incarnation = str(pool.status()["incarnation"])
+            witness = Witness(pool, screen)
+            watch = Watch(app.broker, pool, screen, enqueue(files), started)
+            watch.until_all_ended()
+        witness.join()
+        return watch.account(witness.events, left_over(incarnation, before))
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"processes left over: {len(left_over(incarnation, before))}")
+        raise
+    finally:
+        screen.end()
+        app.close()
+
+
+def enqueue(files: Sequence[str]) -> list[Accepted]:
+    """Give the broker every module, and early among them the tasks that misbehave."""
+    from poolrt.cli.demo.tasks import kills_its_child, kills_its_child_once, parse, raises
+
+    accepted: list[Accepted] = []
+
+    def parse_all(paths: Sequence[str]) -> None:
+        results = parse.enqueue_many((path,) for path in paths)
+        accepted.extend(
+            Accepted(result.id, parse.name, path, TaskState.SUCCEEDED)
+            for result, path in zip(results, paths, strict=True)
+        )
+
+    early = len(files) // 10
+    parse_all(files[:early])
+    accepted += [
+        Accepted(raises.delay(what).id, raises.name, what, TaskState.FAILED)
+        for what in ("no such file", "broken source", "not a number")
+    ]
+    accepted += [
+        Accepted(kills_its_child.delay(how).id, kills_its_child.name, how, TaskState.DEAD, MAX_DELIVERIES)
+        for how in ("SIGKILL", "exit")
+    ]
+    task_id = kills_its_child_once.delay().id
+    accepted.append(Accepted(task_id, kills_its_child_once.name, "SIGKILL, once", TaskState.SUCCEEDED, 1))
+    parse_all(files[early:])
+    return accepted
+
+
+class Watch:
+    """Waits for each accepted task's record, and draws meanwhile."""
+
+    def __init__(
+        self, broker: Broker, pool: Supervisor, screen: Screen, accepted: Sequence[Accepted], started: float
+    ) -> None:
+        self.records: dict[str, Record] = {}
+        self._broker = broker
+        self._pool = pool
+        self._screen = screen
+        self._accepted = accepted
+        self._started = started
+        self._drawn = 0.0
+
+    def until_all_ended(self) -> None:
+        """Return when every task has a record, or at the deadline."""
+        for task in self._accepted:
+            while task.task_id not in self.records:
+                left = self._started + DEADLINE - time.monotonic()
+                if left <= 0:
+                    return
+                found = self._broker.wait(task.task_id, min(REFRESH, left))
+                if found is not None and found.record is not None:
+                    self._keep(task, decode_record(found.record))
+                self._draw()
+        self._draw(at_once=True)
+
+    def _keep(self, task: Accepted, record: Record) -> None:
+        self.records[task.task_id] = record
+        if record.state is not TaskState.SUCCEEDED:
+            self._screen.contained(told_by_record(task, record))
+
+    def _draw(self, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if now - self._drawn < REFRESH and not at_once:
+            return
+        self._drawn = now
+        waiting = self._broker.depth()
+        ended = len(self._accepted) - waiting.queued - waiting.delayed - waiting.reserved
+        self._screen.progress(Progress(len(self._accepted), ended, now - self._started, self._pool.status()))
+
+    def account(self, events: Sequence[Mapping[str, Any]], left: Sequence[str]) -> Account:
+        """The account, from what the broker says now that the pool has stopped."""
+        pending: dict[str, str] = {}
+        for task in self._accepted:
+            if task.task_id not in self.records:
+                found = self._broker.find(task.task_id)
+                if found is not None and found.record is not None:
+                    self.records[task.task_id] = decode_record(found.record)
+                else:
+                    pending[task.task_id] = "lost" if found is None else str(found.state)
+        most = len(self._accepted) + 1
+        return Account(
+            accepted=self._accepted,
+            records=self.records,
+            pending=pending,
+            depth=self._broker.depth(),
+            ended={state: frozenset(found.id for found in self._broker.ended(state, most)) for state in FINAL},
+            events=events,
+            sums=add_up(self._accepted, self.records, trusted=self._broker.trusted),
+            left_over=left,
+            seconds=time.monotonic() - self._started,
+        )
+
+
+def add_up(accepted: Sequence[Accepted], records: Mapping[str, Record], *, trusted: bool) -> dict[str, int]:
+    """The library in numbers: what the parse tasks returned, added up."""
+    sums = {"files": 0, "lines": 0, "nodes": 0, "functions": 0, "classes": 0}
+    for task in accepted:
+        record = records.get(task.task_id)
+        if task.task == "parse" and record is not None and record.value is not None:
+            sums["files"] += 1
+            for name, count in decode(record.codec, record.value, trusted=trusted).items():
+                sums[name] += count
+    return sums
+
+
+def left_over(incarnation: str, before: set[int]) -> list[str]:
+    """The processes that carry the pool's mark or descend from this one, a line each; zombies count."""
+    pids = set(processes.descendants(os.getpid())) - before
+    if incarnation:
+        pids |= set(processes.marked("POOLRT_INCARNATION", incarnation))
+    pids.discard(os.getpid())
+    return [f"{pid} ({processes.command(pid)})" for pid in sorted(pids)]
+
+
+@contextmanager
+def patient_cleanup() -> Iterator[None]:
+    """A first ^C ends the run; a second one must not end the clean-up that the first one began."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise

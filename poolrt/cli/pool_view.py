@@ -1,0 +1,224 @@
+"""A status dict drawn with rich: header, children, last events. Pure: what it needs is in the dict.
+
+Every string that a user can choose (task names, node names, causes) goes through ``cell``: rich would take
+``reports [paused]`` for markup and show ``reports``, and a terminal would obey an escape sequence in a name.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from poolrt.settings import format_duration, format_size
+
+PIPED_WIDTH = 200
+"""Columns when the output is no terminal and COLUMNS does not say: a pipe drops nothing."""
+TASK_LEAST = 18
+"""Columns the task's name keeps before other columns are dropped."""
+
+STYLES = {
+    "serving": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow",
+    "up": "green", "retiring": "yellow", "condemned": "red", "dead": "red",
+    "run": "bold cyan", "idle": "dim", "standby": "dim",
+    "child-crashed": "red", "child-killed": "red", "child-boot-failed": "red", "task-dead": "bold red",
+    "task-failed": "red", "task-requeued": "yellow", "child-recycled": "cyan", "warning": "yellow",
+}  # fmt: skip
+
+
+def make_console() -> Console:
+    """The console of stdout; as wide as a table needs when that is a pipe."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")  # a terminal that is not UTF-8 shows "?" and no traceback
+    piped = not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit()
+    return Console(highlight=False, markup=False, emoji=False, width=PIPED_WIDTH if piped else None)
+
+
+def printable(text: object) -> str:
+    """``text`` with what a terminal would obey (escape sequences, newlines) written out."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text))
+
+
+def cell(text: object, style: str = "") -> Text:
+    """``text`` as a rich Text that holds exactly these characters: no markup, no control characters."""
+    return Text(printable(text), style=style or STYLES.get(str(text), ""), overflow="ellipsis", no_wrap=True)
+
+
+def task_name(task: str, task_id: str) -> str:
+    """``task#id`` with the end of a long id: the beginning of ours is the time, alike for all of one minute."""
+    if not task:
+        return "–"
+    return f"{task}#{task_id}" if len(task_id) <= 12 else f"{task}#…{task_id[-8:]}"
+
+
+def seconds(value: float | None) -> str:
+    """``4.2s``, ``42s``, ``3m12s``, ``2d4h``; a dash for None."""
+    if value is None:
+        return "–"
+    if value < 10:
+        return f"{value:.1f}s"
+    whole = int(value)
+    return format_duration(whole - whole % 60 if whole >= 3600 else whole)
+
+
+def status_view(status: Mapping[str, Any], width: int) -> RenderableType:
+    """The whole of ``poolrt status``."""
+    parts: list[RenderableType] = [*header_lines(status), Text(), children_table(status.get("children") or (), width)]
+    events = status.get("last_events") or ()
+    if events:
+        parts += [Text(), Text("last events", style="bold"), *(event_text(event) for event in events[-10:])]
+    return Group(*parts)
+
+
+def header_lines(status: Mapping[str, Any]) -> list[Text]:
+    """Node, broker, queue, processes and totals, a line each."""
+    first = _line(
+        ("node", status.get("node")),
+        ("app", status.get("app")),
+        ("", status.get("state")),
+        ("up", seconds(status.get("uptime"))),
+        ("children", status.get("concurrency")),
+        ("poolrt", status.get("version")),
+    )
+    processes = [
+        (role, f"{of.get('pid')} ({size(of.get('rss'))})")
+        for role in ("supervisor", "template", "steward")
+        if (of := status.get(role)) and of.get("pid")
+    ]
+    lines = [first, _line(("broker", status.get("broker"))), queue_line(status.get("queue")), _line(*processes)]
+    totals = status.get("totals") or {}
+    return [*lines, _line(*((name, f"{count:,}") for name, count in totals.items()))]
+
+
+def queue_line(queue: Mapping[str, Any] | None) -> Text:
+    """How much waits, and for how long."""
+    if not queue:
+        return _line(("queue", "not known yet"))
+    counts = [(name, f"{queue[name]:,}") for name in ("queued", "delayed", "reserved", "dead") if name in queue]
+    oldest = queue.get("oldest")
+    return _line(("queue", ""), *counts, ("oldest", "none waits" if oldest is None else seconds(oldest)))
+
+
+def _line(*pairs: tuple[str, object]) -> Text:
+    """``name value`` pairs in one line, names dim."""
+    line = Text()
+    for name, value in pairs:
+        if value is None:
+            continue
+        if line:
+            line.append("  ")
+        line.append(name, style="dim")
+        shown = printable(value)
+        if shown:
+            line.append(" " if name else "").append(shown, style=STYLES.get(shown, "bold" if name == "node" else ""))
+    return line
+
+
+def size(value: int | None) -> str:
+    """A number of bytes as people write it; a dash for None or nothing."""
+    return format_size(value) if value else "–"
+
+
+class Column(NamedTuple):
+    """A column of the children's table."""
+
+    title: str
+    value: Callable[[Mapping[str, Any]], object]
+    right: bool = False
+    drop: int = 0
+    """The lowest goes first on a narrow terminal; 0 always stays."""
+
+
+COLUMNS = (
+    Column("SLOT", lambda child: child.get("slot"), right=True),
+    Column("PID", lambda child: child.get("pid") or "–", right=True, drop=6),
+    Column("GEN", lambda child: child.get("generation"), right=True, drop=2),
+    Column("STATE", lambda child: child.get("state"), drop=5),
+    Column("ACTIVITY", lambda child: child.get("activity"), drop=8),
+    Column("TASK", lambda child: task_name(child.get("task") or "", child.get("task_id") or "")),
+    Column("RUNNING", lambda child: seconds(child.get("running_for")), right=True),
+    Column("HELD", lambda child: child.get("held"), right=True, drop=3),
+    Column("TASKS", lambda child: _of_most(child.get("done"), child.get("max_tasks")), right=True, drop=9),
+    Column("FAILED", lambda child: child.get("failed"), right=True, drop=4),
+    Column("RSS", lambda child: size(child.get("rss")), right=True, drop=7),
+    Column("AGE", lambda child: seconds(child.get("age")), right=True, drop=1),
+)
+
+
+_TASK = next(i for i, column in enumerate(COLUMNS) if column.title == "TASK")
+_GAP = 2
+
+
+def _of_most(done: int | None, most: int | None) -> str:
+    return f"{done or 0}/{most}" if most else str(done or 0)
+
+
+def children_table(children: Iterable[Mapping[str, Any]], width: int) -> Table:
+    """A row a child; columns that do not fit are dropped, the least telling first, then the task's name is cut."""
+    rows = [[printable(column.value(child)) for column in COLUMNS] for child in children]
+    widths = [max([len(column.title), *(cell_len(row[i]) for row in rows)]) for i, column in enumerate(COLUMNS)]
+    kept = fitting_columns(widths, width)
+    task = _TASK if _TASK in kept else None
+    room = max(width - sum(widths[i] + _GAP for i in kept if i != task), 8)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="dim", show_edge=False, pad_edge=False)
+    for i in kept:
+        table.add_column(COLUMNS[i].title, justify="right" if COLUMNS[i].right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(cell(cut(row[i], room) if i == task else row[i]) for i in kept))
+    return table
+
+
+def cut(text: str, room: int) -> str:
+    """The last ``room`` columns of ``text``: a function's name and id tell more than its package."""
+    if cell_len(text) <= room:
+        return text
+    while text and cell_len(text) >= room:
+        text = text[1:]
+    return "…" + text
+
+
+def fitting_columns(widths: Sequence[int], width: int) -> list[int]:
+    """The indexes of the columns that fit into ``width`` with at least a readable part of the task."""
+    wanted = [min(natural, TASK_LEAST) if i == _TASK else natural for i, natural in enumerate(widths)]
+    kept = list(range(len(COLUMNS)))
+    for i in sorted((i for i in kept if COLUMNS[i].drop), key=lambda i: COLUMNS[i].drop):
+        if sum(wanted[k] + _GAP for k in kept) <= width:
+            break
+        kept.remove(i)
+    return kept
+
+
+def event_text(event: Mapping[str, Any]) -> Text:
+    """``10:31:02 child 3.9 child-recycled: tasks 500 [done=500]`` for one event dict."""
+    line = Text(f"{datetime.fromtimestamp(event.get('at') or 0):%H:%M:%S} ", style="dim")  # noqa: DTZ006  local, as logs are
+    kind = str(event.get("kind", ""))
+    line.append(printable(kind), style=STYLES.get(kind, "bold"))
+    if event.get("slot") is not None:
+        line.append(f"  child {event['slot']}.{event.get('generation')}")
+    if event.get("task"):
+        line.append("  " + printable(task_name(event["task"], event.get("task_id") or "")), style="cyan")
+    if event.get("cause"):
+        line.append("  " + printable(event["cause"]))
+    numbers = event.get("numbers") or {}
+    if numbers:
+        line.append("  " + printable(numbers_text(numbers)), style="dim")
+    return line
+
+
+def numbers_text(numbers: Mapping[str, Any]) -> str:
+    """``done=500 rss=61.0 MiB``: sizes and durations in units where the name says what they are."""
+    return " ".join(f"{name}={_number(name, value)}" for name, value in numbers.items())
+
+
+def _number(name: str, value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and ("rss" in name or name.endswith("bytes")):
+        return size(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

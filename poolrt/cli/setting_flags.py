@@ -1,0 +1,72 @@
+"""The flags of ``poolrt serve``, made from the settings table, so that neither can say what the other does not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+import click
+
+from poolrt.cli.options import SectionedOption
+from poolrt.errors import ConfigurationError
+from poolrt.settings import Kind, Setting, settings_from, table
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NOT_SETTINGS: Final = frozenset({"POOLRT_APP", "POOLRT_DEBUG", "POOLRT_INCARNATION", "POOLRT_DEMO_BROKER"})
+"""Names that begin as a setting's does, and mean something else."""
+
+
+def _check(setting: Setting) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A click callback that refuses what the table refuses, in its words, and hands the text on as it is."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+        if value is not None:
+            name = setting.name
+            try:
+                settings_from({name: value})
+            except ConfigurationError as error:
+                text = str(error).removeprefix(f"{name}: ").removeprefix(f"{name} ")
+                raise click.BadParameter(text, ctx, param) from None
+        return value
+
+    return check
+
+
+def setting_option(setting: Setting) -> Callable[[F], F]:
+    """The click option of one setting."""
+    row = setting.row
+    return click.option(
+        *row.flags,
+        setting.flag,
+        setting.name,
+        cls=SectionedOption,
+        section=row.group,
+        type=click.Choice(row.choices) if row.kind is Kind.CHOICE else str,
+        callback=_check(setting),
+        metavar=f"[{'|'.join(row.choices)}]" if row.choices else row.metavar,
+        envvar=setting.env,
+        default=None,
+        default_text=setting.default_text,
+        help=row.help,
+    )
+
+
+def setting_options(function: F) -> F:
+    """Add every setting as a flag; the command gets each by name, None where neither flag nor variable was given."""
+    for setting in reversed(table()):  # click puts the option that was added last first
+        function = setting_option(setting)(function)
+    return function
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> Iterable[str]:
+    """One line for each ``POOLRT_*`` variable that is no setting, with the nearest that is one."""
+    known = {setting.env for setting in table()} | NOT_SETTINGS
+    for name in sorted(os.environ if environ is None else environ):
+        if name.startswith("POOLRT_") and name not in known:
+            import difflib
+
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else "'poolrt serve --help' names them all"
+            yield f"the environment variable {name} is no setting ({hint})"

@@ -1,0 +1,231 @@
+"""What travels: the Message and its versioned envelope, the Delivery, the Outcome and the Record.
+
+    producer          Message --encode--> bytes ─┐
+    ------------------------------------------- broker -------------------------------------------
+    child     Delivery(bytes, fence) --decode--> Message --run--> Outcome(Record, follow-ups)
+    producer          AsyncResult <--decode-- Record
+
+An envelope is one version byte and a msgpack array. Fields are only ever appended, so release N reads
+what release N-1 wrote; an envelope of a newer version is refused by name, never guessed at.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final, NamedTuple
+
+import msgspec
+
+from poolrt.errors import DecodingError
+from poolrt.states import TaskState
+
+ENVELOPE_VERSION: Final = 1
+LOWEST_PRIORITY: Final = 0
+HIGHEST_PRIORITY: Final = 9
+MAX_ID_BYTES: Final = 120
+"""A task id must fit the board row, so that a dead child's row can name what it ran."""
+
+_PREFIX = bytes([ENVELOPE_VERSION])
+
+
+def new_task_id() -> str:
+    """A new id: UUID version 7, whose leading 48 bits are the time in ms, so that indexes grow at their end."""
+    milliseconds = time.time_ns() // 1_000_000
+    tail = os.urandom(10).hex()
+    return (
+        f"{milliseconds >> 16 & 0xFFFFFFFF:08x}-{milliseconds & 0xFFFF:04x}-7{tail[0:3]}-"
+        f"{'89ab'[int(tail[3], 16) & 3]}{tail[4:7]}-{tail[7:19]}"
+    )
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """One request to run a task.
+
+    Invariant: new fields are appended, with a default, and never reordered (see the envelope above).
+    """
+
+    id: str
+    task: str
+    payload: bytes
+    """The encoded ``(args, kwargs)``; see ``codec``."""
+    codec: str = "json"
+    queue: str = "default"
+    priority: int = 0
+    """0 to 9; 9 runs first."""
+    attempt: int = 1
+    """1 for the first execution; a retry is the next attempt of the same id."""
+    enqueued_at: float = 0.0
+    """Wall time, in seconds since the epoch."""
+    eta: float | None = None
+    """Wall time before which it must not start."""
+    expires: float | None = None
+    """Wall time after which it must not start."""
+    ignore_result: bool = False
+    result_ttl: float | None = None
+    """Seconds its record is kept; None: the app's default."""
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    memory_limit: int | None = None
+    function: bytes | None = None
+    """The function and its options by value, for a task that a worker cannot import; trusted brokers only."""
+    function_codec: str = ""
+    unknown_count: int = 0
+    """How many nodes handed it back because they do not know its task."""
+    headers: dict[str, str] | None = None
+
+    def __repr__(self) -> str:
+        """Short, for bug reports: never the arguments."""
+        return f"<Message {self.task} {self.id} queue={self.queue} priority={self.priority} attempt={self.attempt}>"
+
+
+_encoder = msgspec.msgpack.Encoder()
+_message_decoder = msgspec.msgpack.Decoder(Message)
+
+
+def encode_message(message: Message) -> bytes:
+    """The envelope of ``message``."""
+    return _PREFIX + _encoder.encode(message)
+
+
+def decode_message(envelope: bytes) -> Message:
+    """The message in ``envelope``.
+
+    Raises:
+        DecodingError: not an envelope, damaged, or of a newer version (named in the text).
+    """
+    if not envelope.startswith(_PREFIX):
+        raise DecodingError(_why_unreadable(envelope))
+    try:
+        return _message_decoder.decode(memoryview(envelope)[1:])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodingError(f"damaged envelope: {error}") from None
+
+
+def _why_unreadable(envelope: bytes) -> str:
+    if not envelope:
+        return "empty message"
+    if ENVELOPE_VERSION < envelope[0] < 32:
+        return (
+            f"envelope version {envelope[0]}, but this poolrt reads up to {ENVELOPE_VERSION}: "
+            "upgrade this node before the ones that enqueue"
+        )
+    return f"not a poolrt message (it starts with {envelope[:8]!r})"
+
+
+class Enqueue(NamedTuple):
+    """A message with what a broker must know to place it, so that brokers never decode envelopes."""
+
+    id: str
+    envelope: bytes
+    queue: str
+    priority: int
+    eta: float | None
+    """Wall time before which it stays delayed."""
+
+    @classmethod
+    def of(cls, message: Message) -> Enqueue:
+        """The message, encoded and ready to be placed."""
+        return cls(message.id, encode_message(message), message.queue, message.priority, message.eta)
+
+
+class Owner(NamedTuple):
+    """Who holds deliveries: one child of one start of one node (protocol.md, rule 1)."""
+
+    incarnation: str
+    slot: int
+    generation: int
+
+    def __str__(self) -> str:
+        return f"{self.incarnation}/{self.slot}.{self.generation}"
+
+
+class Delivery(NamedTuple):
+    """A message under an owner's lease. ``(owner, n, i)`` is the fence: a settle that carries a stale one does nothing."""
+
+    envelope: bytes
+    n: int
+    """The number of the owner's reserve that took it; never reused."""
+    i: int
+    """Names the delivery inside its reserve (SQLite: its row)."""
+    task_id: str
+    lost: int
+    """How many children died while running it."""
+    suspect: bool
+    """It was held by a node that died, and nobody saw whether it ran: deliver it alone."""
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, array_like=True):
+    """Why a task has no value."""
+
+    type: str
+    """Name of the exception class, or of the cause (``WorkerLost``, ``TimeLimitExceeded``, …)."""
+    text: str
+    traceback: str = ""
+    exception: bytes | None = None
+    """The exception itself by cloudpickle, where the broker is trusted; else None."""
+    exception_codec: str = ""
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """What is kept of a task that ended. Appended to, never reordered, like the Message."""
+
+    state: TaskState
+    task: str
+    finished_at: float
+    """Wall time."""
+    value: bytes | None = None
+    codec: str = "json"
+    error: ErrorInfo | None = None
+    runtime: float = 0.0
+    """Seconds the last attempt ran."""
+    attempt: int = 1
+    lost: int = 0
+    owner: str = ""
+    envelope: bytes | None = None
+    """The message as it was, for failed, dead, expired and cancelled tasks: they can be retried as they were."""
+
+
+_record_decoder = msgspec.msgpack.Decoder(Record)
+
+
+def encode_record(record: Record) -> bytes:
+    """The stored form of ``record``."""
+    return _PREFIX + _encoder.encode(record)
+
+
+def decode_record(stored: bytes) -> Record:
+    """The record in ``stored``; raises DecodingError when it is not one this poolrt can read."""
+    if not stored.startswith(_PREFIX):
+        raise DecodingError(_why_unreadable(stored))
+    try:
+        return _record_decoder.decode(memoryview(stored)[1:])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodingError(f"damaged record: {error}") from None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """All that must happen when a delivery ends, as one value; ``Broker.settle`` makes it durable atomically.
+
+    ``state`` None means the task goes on: its retry is among the follow-ups.
+    """
+
+    delivery: Delivery
+    state: TaskState | None
+    record: bytes | None = None
+    """The encoded Record to keep, or None to keep nothing."""
+    ttl: float = 86_400.0
+    """Seconds to keep the record."""
+    follow_ups: tuple[Enqueue, ...] = ()
+
+    def __repr__(self) -> str:
+        """Short, for bug reports: never the arguments or the value."""
+        state = self.state or "continues"
+        return f"<Outcome {self.delivery.task_id} {state} follow_ups={len(self.follow_ups)}>"
+
+
+class Requeue(NamedTuple):
+    """The other verdict on what a dead child ran: back to the queue, as one more lost delivery, after ``delay`` seconds."""
+
+    delivery: Delivery
+    delay: float

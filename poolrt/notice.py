@@ -1,0 +1,237 @@
+"""Notices: the framed messages on the socketpairs between our own processes.
+
+    SUPERVISOR ──Fork, Forget───────────────▶ TEMPLATE      one socketpair, made before the template's exec
+               ◀─Ready, Failed, Forked, Exited──
+    SUPERVISOR ──Poke (look at your row)────▶ CHILD         one socketpair a child: its lifeline
+               ◀─Up, Leaving, BootFailed, Trouble──
+    SUPERVISOR ──Bury, Reclaim──────────────▶ STEWARD       the same lifeline, for the child that is the steward
+               ◀─Up, Settled, Status, Happened──
+
+SOCK_SEQPACKET keeps frames apart, and end-of-file on either side means that the other process died. A send
+never blocks the supervisor: what does not fit is kept and sent when the socket is writable.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Final
+
+import msgspec
+
+from poolrt.events import Event
+from poolrt.posix.unix_sockets import recv_packet_with_fds, send_packet_with_fds
+
+MAX_BYTES: Final = 64 * 1024
+"""A frame's size; Linux's default send buffer (208 KiB) holds three of them."""
+MAX_TEXT: Final = 16 * 1024
+"""Longest traceback that is put into a notice; the middle of a longer one is cut out."""
+
+
+class _Notice(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    pass
+
+
+# ---- supervisor to template
+
+
+class Fork(_Notice, frozen=True):
+    """Fork a child; its end of the lifeline comes with the frame."""
+
+    slot: int
+    generation: int
+    role: str
+    """``child`` or ``steward``."""
+    max_tasks: int = 0
+    """Tasks after which it leaves; 0 is never. Each child's own, because of the jitter."""
+
+
+# ---- template to supervisor
+
+
+class Ready(_Notice, frozen=True):
+    """The app is imported. The supervisor answers with the node's files (``NodeFiles``)."""
+
+    app: str
+    broker: str
+    node_directory: str
+    tasks: int
+    import_seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+class Failed(_Notice, frozen=True):
+    """The app cannot be imported, or cannot be forked safely; the template exits after it."""
+
+    text: str
+    traceback: str = ""
+    exit_code: int = 3
+    """The supervisor's exit code if it gives up; see errors.ExitCode."""
+
+
+class Forked(_Notice, frozen=True):
+    """The child exists; its pidfd comes with the frame, opened while it could not have been reaped."""
+
+    slot: int
+    generation: int
+    pid: int
+
+
+class ForkFailed(_Notice, frozen=True):
+    """The system would not fork."""
+
+    slot: int
+    generation: int
+    text: str
+
+
+class Exited(_Notice, frozen=True):
+    """A child was reaped. ``status`` is its exit code, or minus the signal that ended it."""
+
+    slot: int
+    generation: int
+    pid: int
+    status: int
+
+
+# ---- supervisor to template, once, after Ready
+
+
+class NodeFiles(_Notice, frozen=True):
+    """The board's, the lock's and the wake socket's fds come with the frame, in that order."""
+
+    incarnation: str
+    node: str
+
+
+# ---- supervisor to child
+
+
+class Poke(_Notice, frozen=True):
+    """Look at the order in your row."""
+
+
+# ---- child to supervisor
+
+
+class Up(_Notice, frozen=True):
+    """Booted; waits for work, or for the order to take its place."""
+
+    boot_seconds: float
+
+
+class Leaving(_Notice, frozen=True):
+    """Will exit after settling what it runs: it takes no more work."""
+
+    reason: str
+    done: int
+    detail: str = ""
+
+
+class BootFailed(_Notice, frozen=True):
+    """Could not become ready; exits."""
+
+    traceback: str
+
+
+class Trouble(_Notice, frozen=True):
+    """The broker refuses this child; an empty text: it works again."""
+
+    text: str
+
+
+# ---- supervisor to steward
+
+
+class Bury(_Notice, frozen=True):
+    """A child is dead: settle what it held. Repeated until ``Settled`` answers; idempotent."""
+
+    ticket: int
+    slot: int
+    generation: int
+    n: int
+    i: int
+    """The delivery its row says it was running; both 0 for none."""
+    cause: str
+    """Empty for a planned exit; else what ended the child."""
+    verdict: str
+    """``lost`` (requeue with backoff, or dead), ``failed`` (end it with the cause), or ``none``."""
+    runtime: float = 0.0
+
+
+class Reclaim(_Notice, frozen=True):
+    """An earlier start of this node is dead: put back what it held. ``running`` comes from its board."""
+
+    ticket: int
+    incarnation: str
+    running: tuple[tuple[int, int, int, int], ...] | None
+    """``(slot, generation, n, i)``; None when no board survived."""
+
+
+# ---- steward to supervisor
+
+
+class Settled(_Notice, frozen=True):
+    """The ticket is done."""
+
+    ticket: int
+
+
+class Status(_Notice, frozen=True):
+    """What the broker holds, once a second; also the proof that the steward lives."""
+
+    queued: int
+    delayed: int
+    reserved: int
+    dead: int
+    oldest: float | None
+
+
+class Happened(_Notice, frozen=True):
+    """Something to report."""
+
+    event: Event
+
+
+Notice = (
+    Fork | Ready | Failed | Forked | ForkFailed | Exited | NodeFiles | Poke | Up | Leaving | BootFailed
+    | Trouble | Bury | Reclaim | Settled | Status | Happened
+)  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Notice] = msgspec.msgpack.Decoder(Notice)
+
+
+def shorten(text: str, limit: int = MAX_TEXT) -> str:
+    """``text`` with its middle cut out when it is longer than ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n… {len(text) - limit} characters left out …\n{text[-half:]}"
+
+
+def encode(notice: Notice) -> bytes:
+    """The frame of a notice."""
+    return _encoder.encode(notice)
+
+
+def decode(frame: bytes) -> Notice:
+    """The notice in a frame; raises msgspec.DecodeError."""
+    return _decoder.decode(frame)
+
+
+def send(sock: socket.socket, notice: Notice, fds: tuple[int, ...] = ()) -> None:
+    """Send one notice; raises BlockingIOError when it does not fit now, OSError when the other side is gone."""
+    send_packet_with_fds(sock, _encoder.encode(notice), list(fds))
+
+
+def receive(sock: socket.socket) -> tuple[Notice, list[int]] | None:
+    """The next notice and its fds; None at end-of-file. Raises BlockingIOError when nothing waits."""
+    frame, fds = recv_packet_with_fds(sock, MAX_BYTES, 4)
+    if not frame:
+        return None
+    return _decoder.decode(frame), fds
+
+
+def describe(notice: Any) -> str:
+    """The notice's name, for logs."""
+    return type(notice).__name__

@@ -1,0 +1,100 @@
+"""Signal dispositions of the runtime's processes, and the socket that wakes a loop.
+
+Facts that bite:
+
+- SIG_IGN is inherited by exec, a handler is not: a child that must not react to ^C gets a handler that does nothing, so
+  that the programs its tasks start still do.
+- The wake-up descriptor is inherited by fork: a signal to the child would wake the *parent*; `restore_defaults`
+  cuts it.
+- Only signals with a Python handler reach the wake-up descriptor.
+- Handlers and the wake-up descriptor can be set in the main thread only.
+- Blocked signals stay blocked over fork and exec; nothing here touches the mask.
+"""
+
+import signal
+import socket
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+_PYTHON_IGNORES = {signal.SIGPIPE, signal.SIGXFSZ}
+
+
+def do_nothing(number: int, frame: FrameType | None) -> None:
+    """The handler that lets a signal pass: what was interrupted is continued (PEP 475)."""
+
+
+def ignore_with_noop_handlers(signals: Iterable[int]) -> None:
+    """Make this process deaf to ``signals`` without making what it execs deaf."""
+    for number in signals:
+        signal.signal(number, do_nothing)
+
+
+def restore_defaults() -> None:
+    """Give every signal the disposition of a fresh interpreter and cut the wake-up descriptor: for a forked child.
+
+    Signals ignored by whoever started us (nohup) are back at their default too. Handlers that are not Python's
+    (faulthandler) stay.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        current = signal.getsignal(number)
+        if number == signal.SIGINT:
+            wanted: Any = signal.default_int_handler
+        else:
+            wanted = signal.SIG_IGN if number in _PYTHON_IGNORES else signal.SIG_DFL
+        if current is not None and current != wanted:
+            signal.signal(number, wanted)
+
+
+class WakeupSocket(socket.socket):
+    """The read end; closing it takes the wake-up descriptor back and closes the write end."""
+
+    def __init__(self, reader: socket.socket, writer: socket.socket) -> None:
+        """Take both ends over."""
+        super().__init__(fileno=reader.detach())
+        self._writer = writer
+
+    def close(self) -> None:
+        """Close both ends; a wake-up descriptor set by someone else meanwhile is left."""
+        writer = self._writer
+        if writer.fileno() >= 0:
+            try:
+                current = signal.set_wakeup_fd(-1)
+                if current not in {-1, writer.fileno()}:
+                    signal.set_wakeup_fd(current)
+            except ValueError:
+                pass  # not the main thread: full or closed, the descriptor is never warned about
+            writer.close()
+        super().close()
+
+
+def wakeup_socket() -> WakeupSocket:
+    """A non-blocking socket that gets one byte, its number, for each signal with a Python handler.
+
+    Whoever reads it drains it: it only says that something came. When it is full, bytes are dropped without a warning.
+
+    Raises:
+        ValueError: not called in the main thread.
+    """
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    try:
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    except ValueError:
+        reader.close()
+        writer.close()
+        raise
+    return WakeupSocket(reader, writer)
+
+
+def signal_name(number: int) -> str:
+    """``SIGTERM`` for 15, ``SIGRTMIN+3`` for real-time signals, ``signal 99`` for what has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        first = getattr(signal, "SIGRTMIN", None)
+        if first is not None and number > first and number in signal.valid_signals():
+            return f"SIGRTMIN+{number - first}"
+        return f"signal {number}"

@@ -1,0 +1,310 @@
+"""The settings table: one row a setting; flags, environment names and the reference page are made from it.
+
+A setting is a field of ``Settings`` whose annotation carries its ``Row``. Durations are seconds inside the
+program and ``60s`` outside; sizes are bytes inside and ``512MiB`` outside (a bare size is refused: Celery's
+``--max-memory-per-child`` is in KiB, and everyone guesses wrong).
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+
+from poolrt.errors import ConfigurationError
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)", re.IGNORECASE)
+_SIZE_UNITS: Final = {"b": 1} | {
+    unit: factor**power
+    for power, letter in enumerate("kmgt", start=1)
+    for unit, factor in ((f"{letter}b", 1000), (f"{letter}ib", 1024))
+}
+
+
+def parse_duration(value: str | float) -> float:
+    """Seconds in ``value``: ``"60s"``, ``"1m30s"``, ``"250ms"``, or a bare number of seconds.
+
+    Raises:
+        ConfigurationError: it is not a duration, or is negative.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        text = str(value).strip().lower()
+        parts = _DURATION.findall(text)
+        if not parts or "".join(number + unit for number, unit in parts) != text:
+            raise ConfigurationError(f"{value!r} is not a duration; write for example 60s, 250ms or 1h30m")
+        seconds = sum(float(number) * _DURATION_UNITS[unit or None] for number, unit in parts)
+    if not 0 <= seconds < float("inf"):
+        raise ConfigurationError(f"{value!r} is not a duration: it must be zero or more and finite")
+    return seconds
+
+
+def parse_size(value: str | int) -> int:
+    """Bytes in ``value``: ``"512MiB"``, ``"2GB"``.
+
+    Raises:
+        ConfigurationError: it is not a size, or has no unit.
+    """
+    match = _SIZE.fullmatch(str(value).strip())
+    if match is None:
+        hint = f"; write {value}MiB or {value}B" if str(value).strip().isdigit() else "; write for example 512MiB"
+        raise ConfigurationError(f"{value!r} is not a size with a unit{hint}")
+    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+
+
+def format_duration(seconds: float) -> str:
+    """``seconds`` as people write it: ``90.0`` is ``1m30s``."""
+    if seconds < 1:
+        return f"{seconds * 1000:g}ms" if seconds else "0s"
+    text = ""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        count = int(seconds // length)
+        if count:
+            text += f"{count}{unit}"
+            seconds -= count * length
+    return text + f"{seconds:g}s" if seconds or not text else text
+
+
+def format_size(size: int) -> str:
+    """``size`` bytes as people write it, in binary units."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+class Kind(enum.Enum):
+    """What a setting's text means."""
+
+    TEXT = "text"
+    COUNT = "count"
+    DURATION = "duration"
+    SIZE = "size"
+    BURST = "burst"
+    CHOICE = "choice"
+
+
+class Row(NamedTuple):
+    """What the table says of a setting beside its type and default."""
+
+    group: str
+    help: str
+    kind: Kind
+    metavar: str = ""
+    flags: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    at_least: float = 0
+
+
+class Burst(NamedTuple):
+    """``count`` events within ``seconds``; written ``10/60s``."""
+
+    count: int
+    seconds: float
+
+
+def parse_burst(value: str) -> Burst:
+    """The burst in ``"10/60s"``; raises ConfigurationError."""
+    count, slash, seconds = str(value).partition("/")
+    if not slash or not count.strip().isdigit() or int(count) < 1:
+        raise ConfigurationError(f"{value!r} is not COUNT/DURATION; write for example 10/60s")
+    return Burst(int(count), parse_duration(seconds))
+
+
+def _parse_count(value: str | int) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ConfigurationError(f"{value!r} is not a whole number") from None
+
+
+_PARSERS: Final[Mapping[Kind, Callable[[Any], Any]]] = {
+    Kind.TEXT: str,
+    Kind.CHOICE: str,
+    Kind.COUNT: _parse_count,
+    Kind.DURATION: parse_duration,
+    Kind.SIZE: parse_size,
+    Kind.BURST: parse_burst,
+}
+
+_APP, _POOL, _HYGIENE, _LIMITS, _SHUTDOWN, _LOGS = (
+    "App",
+    "Pool",
+    "Hygiene",
+    "Limits",
+    "Shutdown",
+    "Logs",
+)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One node's settings, checked; see ``table`` for their rows."""
+
+    node_name: Annotated[
+        str,
+        Row(_APP, "Name of this node; one supervisor runs under a name.", Kind.TEXT, "NAME", ("-n",)),
+    ] = ""
+    concurrency: Annotated[
+        int,
+        Row(_POOL, "How many children pull tasks; 0: as many as processors this node may use.", Kind.COUNT, "N", ("-c",)),
+    ] = 0
+    max_tasks_per_child: Annotated[
+        int,
+        Row(_HYGIENE, "Recycle a child after this many tasks; 0: never.", Kind.COUNT, "N"),
+    ] = 0
+    max_tasks_jitter: Annotated[
+        int,
+        Row(
+            _HYGIENE,
+            "Lower the limit of each child by a random part of so many percent, so that they do not all leave at once.",
+            Kind.COUNT,
+            "PERCENT",
+        ),
+    ] = 10
+    max_lifetime: Annotated[
+        float,
+        Row(_HYGIENE, "Recycle a child after this time, between two tasks; 0: never.", Kind.DURATION, "DURATION"),
+    ] = 0.0
+    time_limit: Annotated[
+        float,
+        Row(_LIMITS, "Kill a task that runs longer, unless it has a limit of its own; 0: none.", Kind.DURATION, "DURATION"),
+    ] = 0.0
+    max_deliveries: Annotated[
+        int,
+        Row(
+            _LIMITS,
+            "Give a message up as dead after its child died this often while running it.",
+            Kind.COUNT,
+            "N",
+            at_least=1,
+        ),
+    ] = 3
+    boot_timeout: Annotated[
+        float,
+        Row(_LIMITS, "How long the import of the app, or the boot of a child, may take.", Kind.DURATION, "DURATION", at_least=0.1),
+    ] = 60.0
+    restart_burst: Annotated[
+        Burst,
+        Row(
+            _LIMITS,
+            "Give up when so many children in a row failed before their first task within this time.",
+            Kind.BURST,
+            "COUNT/DURATION",
+        ),
+    ] = Burst(6, 45.0)
+    graceful_timeout: Annotated[
+        float,
+        Row(_SHUTDOWN, "How long running tasks may finish after TERM or INT; then they are put back.", Kind.DURATION, "DURATION"),
+    ] = 25.0
+    log_level: Annotated[
+        str,
+        Row(_LOGS, "Least severity that is logged.", Kind.CHOICE, choices=("debug", "info", "warning", "error")),
+    ] = "info"
+    log_format: Annotated[
+        str,
+        Row(_LOGS, "Lines for people, or one JSON object a line.", Kind.CHOICE, choices=("text", "json")),
+    ] = "text"
+
+    def __post_init__(self) -> None:
+        """Refuse what the table does not allow; raises ConfigurationError naming the setting."""
+        for setting in table():
+            value = getattr(self, setting.name)
+            row = setting.row
+            if row.kind in (Kind.COUNT, Kind.DURATION, Kind.SIZE) and value < row.at_least:
+                raise ConfigurationError(f"{setting.name} must be at least {row.at_least:g}, not {value:g}")
+            if row.choices and value not in row.choices:
+                raise ConfigurationError(f"{setting.name} must be one of {', '.join(row.choices)}, not {value!r}")
+        if self.node_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", self.node_name):
+            raise ConfigurationError(
+                f"node_name {self.node_name!r}: use up to 64 letters, digits and . _ @ -, beginning with a letter or digit"
+            )
+        if self.max_tasks_jitter > 90:
+            raise ConfigurationError(f"max_tasks_jitter is a percentage up to 90, not {self.max_tasks_jitter}")
+
+
+class Setting(NamedTuple):
+    """One row of the table, with what follows from its name."""
+
+    name: str
+    default: Any
+    row: Row
+
+    @property
+    def flag(self) -> str:
+        """The long flag."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> str:
+        """The environment variable."""
+        return "POOLRT_" + self.name.upper()
+
+    @property
+    def default_text(self) -> str:
+        """The default as a user would write it."""
+        return self.format(self.default)
+
+    def format(self, value: Any) -> str:
+        """``value`` as a user would write it."""
+        match self.row.kind:
+            case Kind.DURATION:
+                return format_duration(value)
+            case Kind.SIZE:
+                return format_size(value)
+            case Kind.BURST:
+                return f"{value.count}/{format_duration(value.seconds)}"
+            case _:
+                return str(value)
+
+    def parse(self, text: Any) -> Any:
+        """The value in ``text``; raises ConfigurationError."""
+        return _PARSERS[self.row.kind](text)
+
+
+_table: tuple[Setting, ...] = ()
+
+
+def table() -> tuple[Setting, ...]:
+    """Every setting, in the order of the reference page."""
+    global _table  # noqa: PLW0603  built once: reading annotations costs 60 us
+    if not _table:
+        hints = typing.get_type_hints(Settings, include_extras=True)
+        defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}
+        _table = tuple(
+            Setting(name, defaults[name], next(note for note in hint.__metadata__ if isinstance(note, Row)))
+            for name, hint in hints.items()
+        )
+    return _table
+
+
+def settings_from(values: Mapping[str, Any]) -> Settings:
+    """Settings from a mapping of names to values or texts, such as keyword arguments.
+
+    Raises:
+        ConfigurationError: an unknown name (with the nearest known one) or a value the table does not allow.
+    """
+    known = {setting.name: setting for setting in table()}
+    parsed: dict[str, Any] = {}
+    for name, value in values.items():
+        setting = known.get(name)
+        if setting is None:
+            import difflib
+
+            close = difflib.get_close_matches(name, known, n=1)
+            raise ConfigurationError(f"unknown setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        if value is None:
+            continue
+        try:
+            parsed[name] = value if isinstance(value, Burst) else setting.parse(value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{name}: {error}") from None
+    return Settings(**parsed)

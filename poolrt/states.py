@@ -1,0 +1,111 @@
+"""The states of tasks and children as tables: one writer each, and what may follow what.
+
+``ChildState`` is written by the supervisor alone, ``Activity`` by the child alone (into its board row).
+An impossible event raises in tests and is logged as impossible in production.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+
+class TaskState(enum.StrEnum):
+    """Where a task is. The last five are final."""
+
+    UNKNOWN = "unknown"
+    """The broker knows nothing of it: never enqueued, forgotten, or its record has passed its TTL."""
+    QUEUED = "queued"
+    """Waits for a child."""
+    DELAYED = "delayed"
+    """Waits for its time: an ``eta``, a ``countdown`` or the backoff of a retry."""
+    RESERVED = "reserved"
+    """A child holds it, and may be running it."""
+    SUCCEEDED = "succeeded"
+    """Returned a value."""
+    FAILED = "failed"
+    """Raised, or was ended by one of its limits."""
+    CANCELLED = "cancelled"
+    """Was cancelled."""
+    EXPIRED = "expired"
+    """Its ``expires`` passed before it could start."""
+    DEAD = "dead"
+    """Was given up; the record keeps its message and says why."""
+
+
+FINAL: Final = frozenset(
+    {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED, TaskState.DEAD}
+)
+
+
+class ChildState(enum.StrEnum):
+    """What the supervisor knows of a child."""
+
+    REQUESTED = "requested"
+    """The template was asked to fork it."""
+    STARTING = "starting"
+    """Forked, not up yet."""
+    STANDBY = "standby"
+    """Up, waiting to take a leaving child's place."""
+    UP = "up"
+    """Pulls tasks."""
+    RETIRING = "retiring"
+    """Was asked to leave, or said that it leaves."""
+    CONDEMNED = "condemned"
+    """Must be killed, or was killed by us and has not exited yet."""
+    DEAD = "dead"
+    """Exited; its slot is kept until the steward says that what it held is settled."""
+
+
+CHILD_MOVES: Final[dict[ChildState, frozenset[ChildState]]] = {
+    ChildState.REQUESTED: frozenset({ChildState.STARTING, ChildState.DEAD}),
+    ChildState.STARTING: frozenset(
+        {ChildState.STANDBY, ChildState.UP, ChildState.RETIRING, ChildState.CONDEMNED, ChildState.DEAD}
+    ),
+    ChildState.STANDBY: frozenset({ChildState.UP, ChildState.RETIRING, ChildState.CONDEMNED, ChildState.DEAD}),
+    ChildState.UP: frozenset({ChildState.RETIRING, ChildState.CONDEMNED, ChildState.DEAD}),
+    ChildState.RETIRING: frozenset({ChildState.CONDEMNED, ChildState.DEAD}),
+    ChildState.CONDEMNED: frozenset({ChildState.DEAD}),
+    ChildState.DEAD: frozenset(),
+}
+
+
+class Activity(enum.IntEnum):
+    """What a child does, as the low byte of its board word."""
+
+    NONE = 0
+    """The row is unused, or the child has not written yet."""
+    BOOT = 1
+    """Between fork and its first look at the queue."""
+    STANDBY = 2
+    """Waits for the order to take its place."""
+    IDLE = 3
+    """Holds nothing and waits for work."""
+    RUN = 4
+    """Runs the delivery named in the row: the only state in which a death counts against a message."""
+    COMMIT = 5
+    """Settles finished tasks and reserves the next."""
+    AUDIT = 6
+    """Looks at what the task left behind."""
+    LEAVE = 7
+    """Gives back what it holds and exits."""
+
+
+class Order(enum.IntEnum):
+    """What the supervisor tells a child through its row; the child looks between two tasks."""
+
+    WORK = 0
+    """Pull tasks."""
+    STANDBY = 1
+    """Wait until a place is free."""
+    RETIRE = 2
+    """Finish the task that runs, put back the rest, exit."""
+
+
+class ImpossibleMove(AssertionError):
+    """A state machine was asked for a move its table does not have."""
+
+
+def may_move(before: ChildState, after: ChildState) -> bool:
+    """Whether the table allows a child to go from ``before`` to ``after``."""
+    return after in CHILD_MOVES[before]

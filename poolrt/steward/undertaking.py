@@ -1,0 +1,153 @@
+"""What becomes of the deliveries of the dead: of a child, of an earlier start of this node, of another node.
+
+A death is told by the supervisor with the delivery the dead child's row names in RUN. That one alone counts
+as lost (protocol.md, rule 17): it is tried again with backoff, and given up after ``max_deliveries`` deaths.
+Everything else it held goes back to its old place, uncounted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from poolrt.board import Board, BoardDamaged
+from poolrt.errors import DecodingError
+from poolrt.events import Event, EventKind
+from poolrt.message import (
+    Delivery,
+    ErrorInfo,
+    Message,
+    Outcome,
+    Owner,
+    Record,
+    Requeue,
+    decode_message,
+    encode_record,
+)
+from poolrt.posix.locks import is_held
+from poolrt.states import TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from poolrt.app.app import App
+    from poolrt.child.main import Place
+    from poolrt.notice import Bury, Reclaim
+
+_DEAD_TTL = 7 * 86_400.0
+"""Seconds a given-up message is kept for an operator."""
+_FIRST_BACKOFF = 0.5
+_MAX_BACKOFF = 60.0
+
+Running = tuple[int, int, int, int]
+"""``(slot, generation, n, i)``: what a row says its child was running."""
+
+
+class Undertaker:
+    """Buries children and rescues nodes; each call is safe to repeat."""
+
+    def __init__(self, app: App, place: Place, max_deliveries: int, report: Callable[[Event], None]) -> None:
+        self._broker = app.broker
+        self._place = place
+        self._max_deliveries = max_deliveries
+        self._report = report
+
+    def bury(self, command: Bury) -> None:
+        """Settle what a dead child held."""
+        owner = Owner(self._place.incarnation, command.slot, command.generation)
+        verdict = None
+        if command.verdict != "none":
+            verdict = self._verdict(owner, command.n, command.i, command)
+        self._broker.bury(owner, verdict)
+
+    def reclaim(self, command: Reclaim) -> None:
+        """Put back what an earlier start of this node held; its board says what ran, or everything is suspect."""
+        self._rescue(command.incarnation, command.running, self._place.node)
+
+    def rescue_dead_nodes(self) -> None:
+        """Rescue what nodes held whose lock nobody holds: on one machine a free lock is proof of death."""
+        directory = self._broker.node_directory()
+        for incarnation, node in self._broker.others():
+            if node == self._place.node or is_held(directory / f"{node}.lock"):
+                continue
+            self._rescue(incarnation, running_of(directory / f"{node}.board", incarnation), node)
+
+    def _rescue(self, incarnation: str, running: Iterable[Running] | None, node: str) -> None:
+        verdicts = []
+        for slot, generation, n, i in running or ():
+            owner = Owner(incarnation, slot, generation)
+            verdict = self._verdict(owner, n, i, None)
+            if verdict is not None:
+                verdicts.append(verdict)
+        done = self._broker.rescue(incarnation, verdicts, suspect=running is None)
+        if done.requeued or verdicts:
+            self._report(
+                Event(
+                    EventKind.NODE_RESCUED, time.time(), node=node, cause=f"start {incarnation} of {node} is dead",
+                    numbers={"requeued": done.requeued, "running": len(verdicts)},
+                )
+            )  # fmt: skip
+
+    def _verdict(self, owner: Owner, n: int, i: int, command: Bury | None) -> Outcome | Requeue | None:
+        """What happens to the delivery that ran; None when the child had settled it before it died."""
+        delivery = self._broker.running(owner, n, i)
+        if delivery is None:
+            return None
+        cause = command.cause if command else "the whole node died while it ran"
+        try:
+            message = decode_message(delivery.envelope)
+        except DecodingError:
+            return None
+        lost = delivery.lost + 1
+        if command is not None and command.verdict == "failed":
+            kind, _, text = cause.partition(": ")
+            self._tell(EventKind.TASK_FAILED, owner, message, cause, {"runtime": command.runtime})
+            return self._ended(delivery, message, owner, TaskState.FAILED, kind, text, delivery.lost, command.runtime)
+        if lost >= self._max_deliveries:
+            text = f"its child died {lost} times while running it; last: {cause}"
+            self._tell(EventKind.TASK_DEAD, owner, message, text, {"deliveries": lost})
+            return self._ended(delivery, message, owner, TaskState.DEAD, "WorkerLost", text, lost, 0.0)
+        delay = min(_FIRST_BACKOFF * 2.0 ** (lost - 1), _MAX_BACKOFF)
+        self._tell(
+            EventKind.TASK_REQUEUED, owner, message, cause,
+            {"delivery": lost, "of": self._max_deliveries, "backoff": delay},
+        )  # fmt: skip
+        return Requeue(delivery, delay)
+
+    def _ended(
+        self, delivery: Delivery, message: Message, owner: Owner, state: TaskState, kind: str, text: str,
+        lost: int, runtime: float,
+    ) -> Outcome:  # fmt: skip
+        record = Record(
+            state, message.task, time.time(), error=ErrorInfo(kind, text), runtime=runtime, attempt=message.attempt,
+            lost=lost, owner=str(owner), envelope=delivery.envelope,
+        )  # fmt: skip
+        return Outcome(delivery, state, encode_record(record), _DEAD_TTL)
+
+    def _tell(self, kind: EventKind, owner: Owner, message: Message, cause: str, numbers: dict[str, float]) -> None:
+        self._report(
+            Event(
+                kind, time.time(), node=self._place.node, slot=owner.slot, generation=owner.generation,
+                task=message.task, task_id=message.id, cause=cause, numbers=numbers,
+            )
+        )  # fmt: skip
+
+
+def running_of(path: Path, incarnation: str) -> tuple[Running, ...] | None:
+    """What the children of a dead start were running, from its board file; None when it tells nothing of that start."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        board = Board(fd)
+    except BoardDamaged:
+        return None
+    finally:
+        os.close(fd)
+    try:
+        return board.running() if board.incarnation == incarnation else None
+    finally:
+        board.close()

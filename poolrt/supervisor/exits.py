@@ -1,0 +1,67 @@
+"""What an exit means: pure, from the child's state, its row and its status to a cause and a verdict."""
+
+from __future__ import annotations
+
+import enum
+import signal
+from typing import NamedTuple
+
+from poolrt.board import Row
+from poolrt.posix.signals import signal_name
+from poolrt.states import Activity, ChildState
+from poolrt.supervisor.lifecycle import Child
+
+EX_BOOT_FAILED = 70
+EX_FENCED = 75
+
+
+class Ending(enum.Enum):
+    """How a child ended."""
+
+    PLANNED = "planned"
+    CRASHED = "crashed"
+    KILLED = "killed"
+    BOOT_FAILED = "boot failed"
+    FENCED = "fenced"
+
+
+class Exit(NamedTuple):
+    """What the supervisor makes of an exit."""
+
+    ending: Ending
+    cause: str
+    verdict: str
+    """What the steward does with the delivery that ran: see notice.Bury."""
+    early: bool
+    """It died before its first task, and counts for the breaker."""
+
+
+def describe_status(status: int) -> str:
+    """``killed by SIGSEGV`` or ``exited with code 3``."""
+    return f"killed by {signal_name(-status)}" if status < 0 else f"exited with code {status}"
+
+
+def judge_exit(child: Child, row: Row, status: int) -> Exit:
+    """Tell a planned exit from a crash.
+
+    A row of another generation is damaged, or was never written: then nothing is known to have run.
+    """
+    ours = row.generation == child.generation
+    running = ours and row.activity is Activity.RUN
+    killed_from_outside = child.up_at is not None and status == -signal.SIGKILL
+    early = child.up_at is None or (ours and row.done == 0 and not running and not killed_from_outside)
+    if child.state is ChildState.CONDEMNED:
+        verdict = child.verdict if running else "none"
+        return Exit(Ending.KILLED, child.cause, verdict, early=False)
+    if status == EX_BOOT_FAILED and child.up_at is None:
+        return Exit(Ending.BOOT_FAILED, child.cause or "boot failed", "none", early=True)
+    if status == EX_FENCED and not running:
+        return Exit(Ending.FENCED, "the broker does not know it any more", "none", early=False)
+    if status == 0 and not running and child.state is ChildState.RETIRING:
+        return Exit(Ending.PLANNED, child.leave_reason or "retired", "none", early=False)
+    cause = describe_status(status)
+    if running:
+        cause += f" while running {row.task}"
+    elif child.up_at is None:
+        cause += " before it was up"
+    return Exit(Ending.CRASHED, cause, "lost" if running else "none", early)

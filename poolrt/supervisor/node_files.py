@@ -1,0 +1,117 @@
+"""The node's files beside its broker: the lock that makes its name unique, the board, and the wake socket.
+
+The lock's content lists the starts ("incarnations") that are not yet confirmed to hold nothing. A start that
+gets the lock knows that the children of these are dead, or ends them: a forked stray keeps the lock, an
+exec'ed one carries the mark in its environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from poolrt.board import Board, BoardDamaged
+from poolrt.errors import NodeNameTaken
+from poolrt.posix.files import open_private
+from poolrt.posix.locks import LockHeld, NodeLock
+from poolrt.posix.processes import is_alive, marked
+from poolrt.posix.unix_sockets import bind_datagram
+
+MARK = "POOLRT_INCARNATION"
+"""The environment variable that every process of a start carries from its exec on."""
+
+
+class NodeFiles:
+    """Lock, board and wake socket of one start.
+
+    Attributes:
+        former: starts of this node that may still hold deliveries, with what their board says was running
+            (None: no board of theirs survived).
+        swept: pids of processes that an earlier start had left, and that were ended.
+    """
+
+    def __init__(self, directory: Path, node: str, incarnation: str) -> None:
+        """Take the node's name.
+
+        Raises:
+            NodeNameTaken: another supervisor holds it.
+        """
+        self.directory = directory
+        self.node = node
+        self.incarnation = incarnation
+        try:
+            self.lock = NodeLock.acquire(directory / f"{node}.lock")
+        except LockHeld as error:
+            raise NodeNameTaken(
+                f"node {node!r} runs already (pid {error.pid or 'unknown'}, lock {directory / node}.lock); "
+                "stop it, or give this one another --node-name"
+            ) from None
+        self.swept: list[int] = []
+        former = self._listed()
+        for earlier in former:
+            self.swept.extend(self._sweep(earlier))
+        self.board_fd = open_private(directory / f"{node}.board", os.O_RDWR | os.O_CREAT)
+        self.former = {earlier: self._left_running(earlier) for earlier in former}
+        Board.initialize(self.board_fd, incarnation)
+        self.board = Board(self.board_fd)
+        self._write([*former, incarnation])
+        self._wake_path = directory / f"{node}.wake"
+        with contextlib.suppress(FileNotFoundError):
+            self._wake_path.unlink()
+        self.wake: socket.socket = bind_datagram(self._wake_path)
+
+    def _listed(self) -> list[str]:
+        try:
+            content = json.loads(self.lock.read() or b"{}")
+        except ValueError:
+            return []
+        listed = content.get("incarnations", []) if isinstance(content, dict) else []
+        return [name for name in listed if isinstance(name, str)]
+
+    def _write(self, incarnations: list[str]) -> None:
+        self.lock.write(json.dumps({"pid": os.getpid(), "incarnations": incarnations}).encode() + b"\n")
+
+    def _left_running(self, incarnation: str) -> tuple[tuple[int, int, int, int], ...] | None:
+        try:
+            board = Board(self.board_fd)
+        except BoardDamaged:
+            return None
+        try:
+            return board.running() if board.incarnation == incarnation else None
+        finally:
+            board.close()
+
+    @staticmethod
+    def _sweep(incarnation: str) -> list[int]:
+        """End what an earlier start left, and see it dead for at most a second."""
+        left = marked(MARK, incarnation)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 1.0
+        while any(is_alive(pid) for pid in left) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return left
+
+    def confirm(self, incarnation: str) -> None:
+        """Note that an earlier start holds nothing any more."""
+        self.former.pop(incarnation, None)
+        self._write([*self.former, self.incarnation])
+
+    def close(self, *, clean: bool) -> None:
+        """Give the name back; ``clean`` says that this start holds nothing any more."""
+        with contextlib.suppress(FileNotFoundError):
+            self._wake_path.unlink()
+        self.wake.close()
+        self.board.close()
+        os.close(self.board_fd)
+        if clean:
+            self._write(list(self.former))
+        self.lock.release()
+
+

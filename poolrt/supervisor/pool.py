@@ -1,0 +1,368 @@
+"""The pool: the children of one supervisor, from the Fork it asks for to the slot that is free again.
+
+    spawn ──Fork──▶ template ──Forked──▶ STARTING ──Up──▶ UP or STANDBY ──Leaving / order──▶ RETIRING
+      ▲                                                                                        │ Exited
+      └── slot free ◀──Settled── steward ◀──Bury── DEAD (row and ticket are kept) ◀────────────┘
+
+Invariant: a slot is used again only after the steward said that what its last child held is settled.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from poolrt import notice
+from poolrt.board import SLOTS, Board, Row
+from poolrt.events import Event, EventKind
+from poolrt.notice import Bury, Exited, Fork, Forked, Leaving, Poke, Reclaim, Up
+from poolrt.posix.pidfd import Stopped, send_signal, stop_and_wait
+from poolrt.posix.processes import kill_tree
+from poolrt.posix.unix_sockets import seqpacket_pair
+from poolrt.settings import Settings
+from poolrt.states import ChildState, Order
+from poolrt.supervisor.exits import Ending, Exit, judge_exit
+from poolrt.supervisor.judge import judge
+from poolrt.supervisor.lifecycle import CHILD, STEWARD, Child
+from poolrt.supervisor.reconcile import reconcile
+from poolrt.supervisor.restart import Backoff, Breaker
+from poolrt.supervisor.template_process import TemplateProcess
+
+log = logging.getLogger("poolrt.supervisor")
+
+_JUDGE_EVERY_NS = 1_000_000_000
+
+
+class Pool:
+    """Children, their slots, and what the steward has yet to do for dead ones.
+
+    Attributes:
+        wanted: how many children should work.
+        totals: what happened since the start, by the names ``status`` shows.
+        broken: why the breaker gave up, or an empty text.
+    """
+
+    def __init__(
+        self, settings: Settings, board: Board, template: TemplateProcess, emit: Callable[..., None],
+        watch: Callable[[Child], None], unwatch: Callable[[Child], None],
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._board = board
+        self.template = template
+        self._emit = emit
+        self._watch = watch
+        self._unwatch = unwatch
+        self.wanted = settings.concurrency
+        self._children: dict[int, Child] = {}
+        self._generations: dict[int, int] = {}
+        self._leaving: list[Child] = []
+        self._tickets: dict[int, Bury | Reclaim] = {}
+        self._next_ticket = 0
+        self._backoff = Backoff()
+        self._breaker = Breaker(settings.restart_burst)
+        self.totals = {"done": 0, "failed": 0, "recycled": 0, "crashed": 0, "killed": 0}
+        self.broken = ""
+        self.forced = False
+        """A child had to be killed at the end of the grace."""
+
+    # ---- views
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(self._children.values())
+
+    @property
+    def children(self) -> list[Child]:
+        """Every child that lives or was asked for, the steward excluded."""
+        return [child for child in self if child.role == CHILD and child.alive]
+
+    @property
+    def steward(self) -> Child | None:
+        """The steward that lives or was asked for."""
+        return next((child for child in self if child.role == STEWARD and child.alive), None)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the steward has nothing left to do for dead children."""
+        return not self._tickets
+
+    def row(self, child: Child) -> Row:
+        """The child's board row."""
+        return self._board.read(child.slot)
+
+    def find(self, slot: int, generation: int) -> Child | None:
+        """The child of this slot and generation."""
+        child = self._children.get(slot)
+        return child if child is not None and child.generation == generation else None
+
+    # ---- spawning
+
+    def spawn(self, role: str, *, standby: bool = False) -> Child:
+        """Ask the template for a new process in the lowest free slot."""
+        slot = next(slot for slot in range(SLOTS) if slot not in self._children)
+        generation = self._generations.get(slot, 0) + 1
+        self._generations[slot] = generation
+        limit = self._settings.max_tasks_per_child if role == CHILD else 0
+        if limit > 1 and self._settings.max_tasks_jitter:
+            limit -= random.randint(0, limit * self._settings.max_tasks_jitter // 100)  # noqa: S311
+        child = Child(slot, generation, role, time.monotonic(), standby=standby, max_tasks=limit)
+        self._board.clear(slot, generation)
+        self._board.order(slot, Order.STANDBY if standby else Order.WORK)
+        ours, theirs = seqpacket_pair()
+        ours.setblocking(False)
+        child.lifeline = ours
+        self._children[slot] = child
+        self.template.send(Fork(slot, generation, role, limit), (theirs.fileno(),))
+        theirs.close()
+        self._watch(child)
+        return child
+
+    def reconcile(self) -> None:
+        """Bring the pool to what is wanted; safe to call at any time."""
+        if self.broken or self._backoff.remaining(time.monotonic()):
+            return
+        self._leaving = [child for child in self._leaving if child.working]
+        recycles = self._settings.max_tasks_per_child or self._settings.max_lifetime
+        actions = reconcile(self.children, self.wanted, 1 if recycles else 0, self._leaving)
+        for child in actions.activate:
+            self._activate(child)
+        for child in actions.retire:
+            self.retire(child, "max_lifetime" if child in self._leaving else "scaled down")
+        for _ in range(actions.spawn):
+            self.spawn(CHILD)
+        for _ in range(actions.spawn_standby):
+            self.spawn(CHILD, standby=True)
+
+    def _activate(self, child: Child) -> None:
+        child.standby = False
+        self._board.order(child.slot, Order.WORK)
+        if child.state is ChildState.STANDBY:
+            child.move(ChildState.UP)
+            child.up_at = time.monotonic()
+            self._poke(child)
+            self._emit(EventKind.CHILD_UP, child, cause="took its place from standby")
+
+    def replace_aged(self) -> None:
+        """Mark children older than ``max_lifetime`` for replacement."""
+        if not self._settings.max_lifetime:
+            return
+        oldest = time.monotonic() - self._settings.max_lifetime
+        for child in self.children:
+            if child.working and child.up_at is not None and child.up_at < oldest and child not in self._leaving:
+                self._leaving.append(child)
+
+    def recycle(self, slots: list[int]) -> int:
+        """Replace these children (none: all of them); how many will be."""
+        chosen = [child for child in self.children if child.working and (not slots or child.slot in slots)]
+        self._leaving.extend(child for child in chosen if child not in self._leaving)
+        self.reconcile()
+        return len(chosen)
+
+    # ---- what children say
+
+    def is_up(self, child: Child, up: Up) -> None:
+        """A child has booted."""
+        child.up_at = time.monotonic()
+        self._backoff.succeeded()
+        if child.role == STEWARD:
+            child.move(ChildState.UP)
+            for command in self._tickets.values():
+                self._send(child, command)
+        elif child.standby:
+            child.move(ChildState.STANDBY)
+        elif child.state is ChildState.STARTING:
+            child.move(ChildState.UP)
+            self._emit(EventKind.CHILD_UP, child, numbers={"boot_seconds": round(up.boot_seconds, 4)})
+        self.reconcile()
+
+    def forked(self, forked: Forked, pidfd: int) -> None:
+        """The template made a process."""
+        child = self.find(forked.slot, forked.generation)
+        if child is None:
+            log.error("impossible: the template forked an unknown child %s.%s", forked.slot, forked.generation)
+            return
+        child.pid, child.pidfd = forked.pid, pidfd
+        if child.state is ChildState.REQUESTED:
+            child.move(ChildState.STARTING)
+
+    def leaves(self, child: Child, leaving: Leaving) -> None:
+        """A child says that it takes no more work: its successor may start now."""
+        if child.state in (ChildState.UP, ChildState.STANDBY):
+            child.move(ChildState.RETIRING)
+        child.leave_reason = child.leave_reason or leaving.reason
+        if self._board.read(child.slot).done:
+            self._breaker.worked()
+        self.reconcile()
+
+    # ---- asking to leave, and killing
+
+    def retire(self, child: Child, reason: str) -> None:
+        """Ask a child to finish what it runs, put back the rest and exit."""
+        child.leave_reason = child.leave_reason or reason
+        self._board.order(child.slot, Order.RETIRE)
+        if child.state in (ChildState.UP, ChildState.STANDBY, ChildState.STARTING):
+            child.move(ChildState.RETIRING)
+        self._poke(child)
+
+    def retire_all(self, reason: str) -> None:
+        """Ask every child to leave, and start no more."""
+        self.wanted = 0
+        for child in self.children:
+            if child.state is not ChildState.CONDEMNED:
+                self.retire(child, reason)
+
+    def condemn(self, child: Child, cause: str, verdict: str) -> None:
+        """Kill a child and everything below it; ``verdict`` is for the delivery it runs (see notice.Bury)."""
+        if not child.alive or child.state is ChildState.CONDEMNED:
+            return
+        child.cause, child.verdict = cause, verdict
+        if child.state is ChildState.REQUESTED:
+            child.move(ChildState.STARTING)
+        child.move(ChildState.CONDEMNED)
+        if child.pid:
+            kill_tree(child.pid, child.pidfd)
+
+    def judge(self) -> int:
+        """Kill what is over its limit; CLOCK_MONOTONIC ns of the next look."""
+        now = time.monotonic_ns()
+        alive = [child for child in self.children if child.pid and child.state in (ChildState.UP, ChildState.RETIRING)]
+        rows = [(child, self._board.read(child.slot), self._board.word(child.slot)) for child in alive]
+        condemned, wake = judge(rows, now, now + _JUDGE_EVERY_NS)
+        for child, word, cause in condemned:
+            self._kill_if_unchanged(child, word, cause)
+        self._board.publish_next_wake(wake)
+        return wake
+
+    def _kill_if_unchanged(self, child: Child, word: int, cause: str) -> None:
+        """SIGSTOP, wait until it stands still, compare: it may have ended that task and begun another meanwhile."""
+        stopped = stop_and_wait(child.pid, child.pidfd)
+        if stopped is Stopped.EXITED:
+            return
+        if self._board.word(child.slot) == word:
+            self.condemn(child, cause, "failed")
+        else:
+            send_signal(child.pidfd, signal.SIGCONT)
+
+    def check_boots(self) -> None:
+        """Condemn what was asked for or forked and is not up after ``boot_timeout``."""
+        limit = time.monotonic() - self._settings.boot_timeout
+        for child in list(self):
+            if child.alive and child.up_at is None and child.requested_at < limit and child.pid:
+                self.condemn(child, f"not up within {self._settings.boot_timeout:g} s", "none")
+
+    # ---- exits
+
+    def exited(self, exited: Exited) -> None:
+        """The template reaped a process."""
+        child = self.find(exited.slot, exited.generation)
+        if child is None or not child.alive:
+            log.error("impossible: unknown child %s.%s exited", exited.slot, exited.generation)
+            return
+        self.ended(child, exited.status)
+
+    def ended(self, child: Child, status: int) -> None:
+        """A process is gone: say why, settle what it held, fill its place."""
+        row = self.row(child)
+        verdict = judge_exit(child, row, status)
+        runtime = (time.monotonic_ns() - row.started) / 1e9 if verdict.verdict != "none" else 0.0
+        if child.state is ChildState.REQUESTED:
+            child.move(ChildState.STARTING)
+        child.move(ChildState.DEAD)
+        self._unwatch(child)
+        child.close()
+        if child.role == STEWARD:
+            del self._children[child.slot]
+            if verdict.ending is not Ending.PLANNED:
+                self._emit(EventKind.STEWARD_REPLACED, child, cause=verdict.cause)
+            return
+        self._account(child, row, verdict, status)
+        running = verdict.verdict != "none"
+        self.settle(
+            lambda ticket: Bury(
+                ticket, child.slot, child.generation, row.n if running else 0, row.i if running else 0,
+                "" if verdict.ending is Ending.PLANNED else verdict.cause, verdict.verdict, runtime,
+            ),
+            child,
+        )  # fmt: skip
+        self.reconcile()
+
+    def _account(self, child: Child, row: Row, verdict: Exit, status: int) -> None:
+        self.totals["done"] += row.done
+        self.totals["failed"] += row.failed
+        numbers: dict[str, Any] = {"done": row.done}
+        if child.up_at is not None:
+            numbers["age"] = round(time.monotonic() - child.up_at, 3)
+        running = verdict.verdict != "none"
+        task, task_id = (row.task, row.task_id) if running else ("", "")
+        match verdict.ending:
+            case Ending.PLANNED:
+                if child.standby or child.leave_reason in ("scaled down", "stopping"):
+                    return
+                self.totals["recycled"] += 1
+                self._emit(EventKind.CHILD_RECYCLED, child, cause=verdict.cause, numbers=numbers)
+            case Ending.KILLED:
+                self.totals["killed"] += 1
+                self._emit(EventKind.CHILD_KILLED, child, cause=verdict.cause, task=task, task_id=task_id, numbers=numbers)
+            case Ending.BOOT_FAILED:
+                self._emit(EventKind.CHILD_BOOT_FAILED, child, cause=verdict.cause)
+            case _:
+                self.totals["crashed"] += 1
+                numbers["status"] = status
+                self._emit(EventKind.CHILD_CRASHED, child, cause=verdict.cause, task=task, task_id=task_id, numbers=numbers)
+        if not verdict.early:
+            return
+        if self._breaker.died_early(time.monotonic()):
+            self.broken = f"{self._settings.restart_burst.count} children in a row died before their first task; the last {verdict.cause}"
+        else:
+            pause = self._backoff.failed(time.monotonic())
+            log.warning("next child in %.1f s", pause)
+
+    # ---- the steward's work
+
+    def settle(self, command: Callable[[int], Bury | Reclaim], child: Child | None = None) -> None:
+        """Give the steward a command; it is kept and repeated to each new steward until it is done."""
+        self._next_ticket += 1
+        made = command(self._next_ticket)
+        self._tickets[self._next_ticket] = made
+        if child is not None:
+            child.ticket = self._next_ticket
+        steward = self.steward
+        if steward is not None and steward.state is ChildState.UP:
+            self._send(steward, made)
+
+    def ticket_done(self, ticket: int) -> Bury | Reclaim | None:
+        """The steward did it: the dead child's slot is free."""
+        command = self._tickets.pop(ticket, None)
+        if isinstance(command, Bury):
+            child = self.find(command.slot, command.generation)
+            if child is not None and not child.alive:
+                del self._children[child.slot]
+        return command
+
+    def repeat_tickets(self) -> None:
+        """Send every open command again: a full buffer may have dropped one, and each is idempotent."""
+        steward = self.steward
+        if steward is not None and steward.state is ChildState.UP:
+            for command in list(self._tickets.values()):
+                self._send(steward, command)
+
+    def _poke(self, child: Child) -> None:
+        self._send(child, Poke())
+
+    def _send(self, child: Child, message: notice.Notice) -> None:
+        """Send without ever blocking. A full buffer is no loss: orders stand in the row, commands are repeated."""
+        if child.lifeline is None:
+            return
+        try:
+            notice.send(child.lifeline, message)
+        except BlockingIOError:
+            log.debug("%r does not read its lifeline", child)
+        except OSError:
+            log.debug("%r is gone: %s was not sent", child, notice.describe(message))
+
+    def next_start(self) -> float:
+        """Seconds until the backoff lets the next child start; 0 for now."""
+        return self._backoff.remaining(time.monotonic())

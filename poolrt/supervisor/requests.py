@@ -1,0 +1,139 @@
+"""What clients may ask of a supervisor over the control protocol, one function a request."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from poolrt.errors import ConfigurationError
+from poolrt.posix.processes import rss_bytes
+from poolrt.settings import parse_duration
+from poolrt.states import Activity
+from poolrt.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poolrt.supervisor.control_server import Client
+    from poolrt.supervisor.lifecycle import Child
+    from poolrt.supervisor.supervisor import Supervisor
+
+MAX_CHILDREN = 500
+
+
+def serve(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    """Answer one request; raises ConfigurationError for one that cannot be."""
+    handler = _HANDLERS.get(str(request.get("do")))
+    if handler is None:
+        raise ConfigurationError(f"unknown request {request.get('do')!r}; known: {', '.join(sorted(_HANDLERS))}")
+    handler(supervisor, client, request)
+
+
+def _status(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    client.answer(status(supervisor))
+
+
+def _ready(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    supervisor.await_ready(client)
+
+
+def _events(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    client.wants_events = True
+    client.answer({"node": supervisor.node})
+
+
+def _drain(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    grace = request.get("grace")
+    client.answer({"state": "draining"})
+    supervisor.drain("asked to", None if grace is None else parse_duration(grace))
+
+
+def _scale(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    wanted = request.get("n")
+    if not isinstance(wanted, int) or not 0 <= wanted <= MAX_CHILDREN:
+        raise ConfigurationError(f"scale takes a number of children from 0 to {MAX_CHILDREN}, not {wanted!r}")
+    if supervisor.pool is None or supervisor.state != "serving":
+        raise ConfigurationError(f"the node is {supervisor.state}: it cannot be scaled now")
+    supervisor.pool.wanted = wanted
+    supervisor.pool.reconcile()
+    client.answer({"concurrency": wanted})
+
+
+def _recycle(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    slots = request.get("slots") or []
+    if supervisor.pool is None or supervisor.state != "serving":
+        raise ConfigurationError(f"the node is {supervisor.state}: nothing to recycle")
+    client.answer({"recycling": supervisor.pool.recycle([int(slot) for slot in slots])})
+
+
+_HANDLERS: dict[str, Callable[[Supervisor, Client, dict[str, Any]], None]] = {
+    "status": _status,
+    "ready": _ready,
+    "events": _events,
+    "drain": _drain,
+    "scale": _scale,
+    "recycle": _recycle,
+}
+
+
+def status(supervisor: Supervisor) -> dict[str, Any]:
+    """The node as one object: what ``poolrt status --json`` prints."""
+    pool = supervisor.pool
+    steward = pool.steward if pool else None
+    template = supervisor.template
+    children = sorted(pool.children, key=lambda child: child.slot) if pool else []
+    rows = [_child(supervisor, child) for child in children]
+    totals = dict(pool.totals) if pool else {}
+    for row in rows:
+        totals["done"] += row["done"]
+        totals["failed"] += row["failed"]
+    return {
+        "node": supervisor.node,
+        "app": supervisor.app,
+        "broker": supervisor.broker,
+        "incarnation": supervisor.incarnation,
+        "version": VERSION,
+        "state": str(supervisor.state),
+        "started_at": supervisor.started_at,
+        "uptime": round(time.time() - supervisor.started_at, 3),
+        "concurrency": pool.wanted if pool else supervisor.settings.concurrency,
+        "supervisor": {"pid": os.getpid(), "rss": rss_bytes(os.getpid())},
+        "template": {"pid": template.pid, "rss": rss_bytes(template.pid)} if template else None,
+        "steward": {"pid": steward.pid, "state": str(steward.state), "rss": rss_bytes(steward.pid)} if steward else None,
+        "children": rows,
+        "totals": totals,
+        "queue": _queue(supervisor),
+        "last_events": [msgspec.to_builtins(event) for event in supervisor.events[-20:]],
+    }
+
+
+def _queue(supervisor: Supervisor) -> dict[str, Any] | None:
+    queue = supervisor.queue
+    if queue is None:
+        return None
+    return {name: getattr(queue, name) for name in ("queued", "delayed", "reserved", "dead", "oldest")}
+
+
+def _child(supervisor: Supervisor, child: Child) -> dict[str, Any]:
+    assert supervisor.pool is not None
+    row = supervisor.pool.row(child)
+    runs = row.activity is Activity.RUN and row.generation == child.generation
+    return {
+        "slot": child.slot,
+        "generation": child.generation,
+        "pid": child.pid,
+        "state": str(child.state),
+        "activity": row.activity.name.lower(),
+        "task": row.task if runs else "",
+        "task_id": row.task_id if runs else "",
+        "running_for": round((time.monotonic_ns() - row.started) / 1e9, 3) if runs else None,
+        "held": row.held,
+        "done": row.done,
+        "failed": row.failed,
+        "age": round(time.monotonic() - child.up_at, 3) if child.up_at is not None else None,
+        "rss": rss_bytes(child.pid) if child.pid else None,
+        "max_tasks": child.max_tasks,
+    }

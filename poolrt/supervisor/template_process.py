@@ -1,0 +1,98 @@
+"""The supervisor's handle on a template: its exec, its socketpair, its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import site
+import socket
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+
+import poolrt
+from poolrt import notice
+from poolrt.posix.pidfd import is_exited, open_pidfd, send_signal
+from poolrt.posix.unix_sockets import seqpacket_pair
+from poolrt.supervisor.node_files import MARK
+
+
+class TemplateProcess:
+    """One template.
+
+    Attributes:
+        ready: its app is imported, and it forks.
+    """
+
+    def __init__(self, config: bytes, incarnation: str) -> None:
+        """Exec a fresh interpreter; ``config`` is opaque to the supervisor."""
+        ours, theirs = seqpacket_pair()
+        with tempfile.TemporaryFile() as file:
+            file.write(config)
+            file.flush()
+            os.lseek(file.fileno(), 0, os.SEEK_SET)
+            for fd in (theirs.fileno(), file.fileno()):
+                os.set_inheritable(fd, True)
+            command = [sys.executable, "-m", "poolrt.template", str(theirs.fileno()), str(file.fileno())]
+            environment = {**os.environ, MARK: incarnation, **_import_path()}
+            self.pid = os.posix_spawn(sys.executable, command, environment, setpgroup=0)
+        theirs.close()
+        ours.setblocking(False)
+        self.socket: socket.socket = ours
+        self.pidfd = open_pidfd(self.pid)
+        self.started_at = time.monotonic()
+        self.ready = False
+        self._unsent: deque[tuple[notice.Notice, tuple[int, ...]]] = deque()
+
+    def send(self, message: notice.Notice, fds: tuple[int, ...] = ()) -> None:
+        """Send, or keep what does not fit now for ``flush``; the fds are duplicated where they must be kept."""
+        if not self._unsent and self._try(message, fds):
+            return
+        self._unsent.append((message, tuple(os.dup(fd) for fd in fds)))
+
+    def flush(self) -> bool:
+        """Send what was kept; whether nothing is left."""
+        while self._unsent:
+            message, fds = self._unsent[0]
+            if not self._try(message, fds):
+                return False
+            self._unsent.popleft()
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _try(self, message: notice.Notice, fds: tuple[int, ...]) -> bool:
+        try:
+            notice.send(self.socket, message, fds)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # it is gone: end-of-file tells
+        return True
+
+    def close(self, timeout: float) -> bool:
+        """End it: end-of-file makes it end its children and exit; after ``timeout`` seconds SIGKILL does.
+
+        Returns whether it went by itself. The caller reaps it.
+        """
+        self.socket.close()
+        while self._unsent:
+            for fd in self._unsent.popleft()[1]:
+                os.close(fd)
+        went = is_exited(self.pidfd, timeout)
+        if not went:
+            send_signal(self.pidfd, signal.SIGKILL)
+            is_exited(self.pidfd, 5.0)
+        os.close(self.pidfd)
+        return went
+
+
+def _import_path() -> dict[str, str]:
+    """PYTHONPATH with the folder poolrt was imported from, where a fresh interpreter would not find it."""
+    root = str(Path(poolrt.__path__[0]).parent)
+    known = [*site.getsitepackages(), site.getusersitepackages(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    if root in known:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), root]))}

@@ -1,0 +1,230 @@
+"""The template process.
+
+    supervisor ──exec──▶ import app, gc.freeze, check ──Ready──▶ supervisor ──NodeFiles──▶ loop
+    loop:  Fork ──os.fork──▶ child.main | steward.main          SIGCHLD ──reap──▶ Exited
+           end-of-file: the supervisor is gone ──▶ end every descendant, exit
+
+It must never run user code after the import, hold a thread or a connected socket (a fork would share them), or
+do broker I/O. It is its children's parent and subreaper: what they leave behind comes here and is ended.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from poolrt import logs, notice
+from poolrt.app.location import load
+from poolrt.board import Board
+from poolrt.child import main as child_main
+from poolrt.child.main import Place
+from poolrt.errors import ExitCode
+from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, NodeFiles, Ready, shorten
+from poolrt.posix.pidfd import open_pidfd
+from poolrt.posix.prctl import become_subreaper, set_process_title
+from poolrt.posix.processes import kill_descendants
+from poolrt.posix.reaping import reap_any
+from poolrt.posix.signals import do_nothing, ignore_with_noop_handlers, wakeup_socket
+from poolrt.steward import main as steward_main
+from poolrt.template.checks import connected_sockets, other_threads
+from poolrt.template.config import TemplateConfig, decode_config
+
+if TYPE_CHECKING:
+    from poolrt.app.app import App
+
+log = logging.getLogger("poolrt.template")
+
+_ABSORBED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Template:
+    """Forks and reaps for one supervisor.
+
+    Invariant: ``_places`` holds every process forked and not reaped.
+    """
+
+    def __init__(self, sock: socket.socket, app: App, config: TemplateConfig) -> None:
+        self._sock = sock
+        self._app = app
+        self._settings = config.settings
+        self._places: dict[int, tuple[int, int]] = {}
+        self._wakeup = wakeup_socket()
+        self._poll = select.poll()
+        self._poll.register(sock.fileno(), select.POLLIN)
+        self._poll.register(self._wakeup.fileno(), select.POLLIN)
+        self._board: Board | None = None
+        self._lock_fd = -1
+        self._wake: socket.socket | None = None
+        self._files: NodeFiles | None = None
+
+    def serve(self) -> None:
+        """Fork and reap until the supervisor is gone; then end all that was forked."""
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd == self._wakeup.fileno():
+                    self._drain_wakeup()
+                    self._reap()
+                elif not self._take_notice():
+                    kill_descendants(os.getpid())
+                    return
+
+    def _drain_wakeup(self) -> None:
+        try:
+            while self._wakeup.recv(4096):
+                pass
+        except BlockingIOError:
+            return
+
+    def _reap(self) -> None:
+        for pid, status in reap_any(self._places):
+            place = self._places.pop(pid, None)
+            if place is not None:
+                self._send(Exited(*place, pid, status))
+
+    def _take_notice(self) -> bool:
+        try:
+            frame = notice.receive(self._sock)
+        except OSError:
+            return False
+        if frame is None:
+            return False
+        received, fds = frame
+        if isinstance(received, NodeFiles):
+            self._board = Board(fds[0])
+            os.close(fds[0])
+            self._lock_fd = fds[1]
+            self._wake = socket.socket(fileno=fds[2])
+            self._wake.setblocking(False)
+            self._files = received
+        elif isinstance(received, Fork):
+            self._fork(received, fds[0])
+        return True
+
+    def _send(self, message: notice.Notice, fds: tuple[int, ...] = ()) -> None:
+        try:
+            notice.send(self._sock, message, fds)
+        except OSError:
+            log.debug("the supervisor is gone: %s was not sent", notice.describe(message))
+
+    def _fork(self, request: Fork, lifeline: int) -> None:
+        files = self._files
+        assert files is not None, "a Fork came before the NodeFiles"
+        place = Place(
+            files.node, files.incarnation, request.slot, request.generation, os.getpid(), request.max_tasks,
+            self._settings.time_limit,
+        )  # fmt: skip
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(lifeline)
+            self._send(ForkFailed(request.slot, request.generation, f"{error.strerror} (errno {error.errno})"))
+            return
+        if pid == 0:
+            self._become(place, request.role, lifeline)
+        os.close(lifeline)
+        self._places[pid] = (request.slot, request.generation)
+        pidfd = open_pidfd(pid)
+        self._send(Forked(request.slot, request.generation, pid), (pidfd,))
+        os.close(pidfd)
+
+    def _become(self, place: Place, role: str, lifeline: int) -> None:
+        """In the fork: be a child or the steward, and never come back."""
+        status = 1
+        try:
+            sock = socket.socket(fileno=lifeline)
+            self._sock.close()
+            self._wakeup.close()
+            board, wake = self._board, self._wake
+            assert board is not None
+            assert wake is not None
+            if role == "steward":
+                status = steward_main.run(self._app, place, board, sock, self._settings.max_deliveries)
+            else:
+                status = child_main.run(self._app, place, board, sock, wake)
+        except BaseException:  # noqa: BLE001  whatever it is, it must not unwind into the template's frames
+            traceback.print_exc()
+        finally:
+            try:
+                logging.shutdown()
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+
+
+def _import(config: TemplateConfig) -> tuple[App, float]:
+    """Import the app with the collector off, then freeze what is there, so that children share its pages."""
+    began = time.monotonic()
+    gc.disable()
+    app = load(config.location)
+    if app.broker.trusted:
+        import cloudpickle  # noqa: F401, PLC0415  children would each pay its 24 ms at their first failed task
+    return app, time.monotonic() - began
+
+
+def run(sock: socket.socket, config: TemplateConfig) -> int:
+    """The template's main; returns its exit code."""
+    set_process_title("poolrt:template")
+    become_subreaper()
+    logs.configure(config.settings.log_level, config.settings.log_format)
+    try:
+        app, seconds = _import(config)
+        peers = connected_sockets(spare=sock.fileno())
+    except BaseException as error:  # noqa: BLE001  the user's import can raise anything, SystemExit included
+        code = getattr(error, "exit_code", ExitCode.BOOT_FAILED)
+        notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], shorten(_trace_of(error)), int(code)))
+        return 1
+    if peers:
+        text = (
+            f"importing the app left connections open to {', '.join(peers)}: every child would share them and read "
+            "each other's answers; open them in @app.on_child_start or at first use"
+        )
+        notice.send(sock, Failed(text))
+        return 1
+    warnings = [f"importing the app left the thread {name!r} running: it does not exist in children" for name in other_threads()]
+    ignore_with_noop_handlers(_ABSORBED)
+    signal.signal(signal.SIGCHLD, do_nothing)
+    broker = app.broker
+    try:
+        directory = str(broker.node_directory())
+        broker.close()
+    except Exception as error:  # noqa: BLE001  a broker that cannot be used is told in its own words
+        code = getattr(error, "exit_code", ExitCode.BROKER_UNUSABLE)
+        notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], "", int(code)))
+        return 1
+    template = Template(sock, app, config)
+    gc.collect()
+    gc.freeze()
+    notice.send(sock, Ready(app.name, broker.url, directory, len(app.tasks), seconds, tuple(warnings)))
+    template.serve()
+    return 0
+
+
+def _trace_of(error: BaseException) -> str:
+    """The traceback from the first frame that is not ours or the import machinery's."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "importlib" not in frame.filename and f"{os.sep}poolrt{os.sep}template{os.sep}" not in frame.filename
+        and not frame.filename.endswith(f"{os.sep}poolrt{os.sep}app{os.sep}location.py")
+    ]  # fmt: skip
+    lines = ["Traceback (most recent call last):\n"] if frames else []
+    return "".join([*lines, *traceback.format_list(frames), *traceback.format_exception_only(error)])
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m poolrt.template SOCKET_FD CONFIG_FD``, as the supervisor starts it."""
+    sock_fd, config_fd = int(arguments[0]), int(arguments[1])
+    sock = socket.socket(fileno=sock_fd)
+    sock.set_inheritable(False)
+    with os.fdopen(config_fd, "rb") as file:
+        config = decode_config(file.read())
+    return run(sock, config)

@@ -1,0 +1,1 @@
+"""Throughput, latency, recycling and idle cost of poolrt, next to its peers in one run."""

@@ -1,0 +1,28 @@
+"""Huey's side of the bench, on SQLite."""
+
+from collections.abc import Callable
+from typing import Any
+
+from bench_env import OPTIONS, RESULTS, SQLITE
+from huey import SqliteHuey
+from recorder import hit
+
+huey = SqliteHuey("bench", filename=SQLITE, results=RESULTS, **OPTIONS)
+
+
+@huey.task()
+def noop() -> None:
+    """Do nothing; huey keeps no result of None."""
+    hit()
+
+
+@huey.task()
+def add(x: int, y: int) -> int:
+    """Add; the result is kept if the run asks for it."""
+    hit()
+    return x + y
+
+
+def sender(task: str) -> Callable[..., Any]:
+    """Return what a user calls to enqueue one task."""
+    return {"noop": noop, "add": add}[task]
