@@ -18,6 +18,7 @@ import click
 
 from poolrt.cli.options import CONTEXT, Verbosity, verbose_option
 from poolrt.errors import ExitCode, PoolrtError
+from poolrt.version import VERSION
 
 COMMANDS: Final = {
     "serve": "poolrt.cli.serve:serve",
@@ -76,31 +77,9 @@ def _nearest(name: str) -> str | None:
     return KNOWN_ELSEWHERE.get(meant[0], meant[0]) if meant else None
 
 
-def version() -> str:
-    """The version of the installed package, or of the checkout that runs."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        return installed("poolrt")
-    except PackageNotFoundError:  # a checkout on sys.path, never installed
-        return str(getattr(sys.modules["poolrt"], "__version__", "") or _checkout_version())
-
-
-def _checkout_version() -> str:
-    import tomllib
-    from pathlib import Path
-
-    pyproject = Path(__file__).parents[2] / "pyproject.toml"
-    try:
-        return str(tomllib.loads(pyproject.read_text())["project"]["version"])
-    except (OSError, KeyError):
-        return "unknown"
-
-
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: FBT001  click's signature
     if value and not ctx.resilient_parsing:
-        click.echo(f"poolrt {version()} (Python {sys.version.split()[0]})")
+        click.echo(f"poolrt {VERSION} (Python {sys.version.split()[0]})")
         ctx.exit()
 
 

@@ -12,6 +12,7 @@ import ast
 import enum
 import inspect
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -94,10 +95,10 @@ def _option(option: SectionedOption) -> tuple[str, str, str, str]:
 
 def settings_page() -> Iterator[str]:
     """The settings table, a section a group."""
-    yield "One table in `poolrt/settings.py` makes the flags of `poolrt serve`, their environment variables, the keyword"
-    yield "arguments of `Supervisor(...)` and this page. A flag wins over its environment variable, and that over the"
-    yield "default. Durations are written `60s`, `250ms` or `1h30m` (a bare number is seconds); sizes `512MiB` or `2GB`"
-    yield "(a bare number is refused)."
+    yield "One table in `poolrt/settings.py` makes the flags of `poolrt serve`, their environment variables, the"
+    yield "keyword arguments of `Supervisor(...)` and this page. A flag wins over its environment variable, and that"
+    yield "over the default. Durations are written `60s`, `250ms` or `1h30m` (a bare number is seconds); sizes `512MiB`"
+    yield "or `2GB` (a bare number is refused)."
     yield ""
     for group, settings in groupby(table(), key=lambda setting: setting.row.group):
         yield from (f"## {group}", "")
@@ -147,7 +148,7 @@ def events_page() -> Iterator[str]:
 
 def members(kind: type[enum.Enum]) -> dict[str, str]:
     """The sentence below each member of an enum, read from its source: Python keeps no docstring there."""
-    (definition,) = ast.parse(inspect.cleandoc(inspect.getsource(kind))).body
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
     found: dict[str, str] = {}
     for statement, below in zip(definition.body, definition.body[1:], strict=False):

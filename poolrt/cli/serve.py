@@ -6,13 +6,13 @@ So nothing heavy is imported here: click stays in the supervisor's memory, rich 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from poolrt.cli.options import CONTEXT, SectionedCommand, SectionedOption, verbose_option
 from poolrt.cli.setting_flags import setting_options, unknown_variables
-from poolrt.events import Event, EventKind
 from poolrt.settings import Settings, settings_from, table
 
 log = logging.getLogger("poolrt.cli.serve")
@@ -54,17 +54,17 @@ def serve(app: str | None, app_flag: str | None, **given: Any) -> int:
 
     from poolrt.app.location import parse_app_argument
     from poolrt.logs import configure
+    from poolrt.service import complete
+    from poolrt.service import serve as run_supervisor
 
     location = parse_app_argument(target)
+    settings = complete(settings, str(location))
     configure(settings.log_level, settings.log_format)
     for line in unknown_variables():
         log.warning("%s", line)
-    log.info("poolrt serve %s, %s", location, pool_line(settings))
-    log.info("%s", limits_line(settings))
-
-    from poolrt.service import serve as run_supervisor
-
-    return run_supervisor(location, settings, on_event=announce)
+    for line in banner(str(location), settings):
+        log.info("%s", line)
+    return run_supervisor(location, settings)
 
 
 def chosen_app(argument: str | None, flag: str | None) -> str:
@@ -83,23 +83,14 @@ def chosen_app(argument: str | None, flag: str | None) -> str:
     return chosen
 
 
-def pool_line(settings: Settings) -> str:
-    """How many children, under which name."""
-    count = f"{settings.concurrency} children" if settings.concurrency else "a child for each processor"
-    return f"{count}, node {settings.node_name}" if settings.node_name else count
+def banner(app: str, settings: Settings) -> Iterator[str]:
+    """What is about to run, in two lines; where the messages are is told by the event ``node-started``."""
+    from poolrt.version import VERSION
 
-
-def limits_line(settings: Settings) -> str:
-    """The limits in force, as a user would write them; what is off is left out."""
-    shown = [
-        f"{setting.name.replace('_', '-')} {setting.format(getattr(settings, setting.name))}"
+    yield f"poolrt {VERSION}: node {settings.node_name} runs {app} with {settings.concurrency} children"
+    limits = [
+        f"{setting.flag.removeprefix('--')} {setting.format(value)}"
         for setting in table()
-        if setting.row.group in {"Hygiene", "Limits", "Shutdown"} and getattr(settings, setting.name)
+        if setting.row.group in {"Hygiene", "Limits", "Shutdown"} and (value := getattr(settings, setting.name))
     ]
-    return "limits: " + ", ".join(shown)
-
-
-def announce(event: Event) -> None:
-    """Say where the messages are, once the template has imported the app and so knows."""
-    if event.kind is EventKind.NODE_STARTED and "broker" in event.numbers:
-        log.info("node %s serves; broker %s", event.node, event.numbers["broker"])
+    yield f"limits: {', '.join(limits)}"

@@ -139,10 +139,10 @@ class Pool:
     def _activate(self, child: Child) -> None:
         child.standby = False
         self._board.order(child.slot, Order.WORK)
+        self._poke(child)  # whatever its state here: it may have looked at its row already, and its Up be on the way
         if child.state is ChildState.STANDBY:
             child.move(ChildState.UP)
             child.up_at = time.monotonic()
-            self._poke(child)
             self._emit(EventKind.CHILD_UP, child, cause="took its place from standby")
 
     def replace_aged(self) -> None:
@@ -167,13 +167,17 @@ class Pool:
         """A child has booted."""
         child.up_at = time.monotonic()
         self._backoff.succeeded()
+        if child.state is ChildState.REQUESTED:  # its Up overtook the template's Forked, on another socket
+            child.move(ChildState.STARTING)
+        if child.state is not ChildState.STARTING:
+            return  # asked to leave, or condemned, meanwhile
         if child.role == STEWARD:
             child.move(ChildState.UP)
             for command in self._tickets.values():
                 self._send(child, command)
         elif child.standby:
             child.move(ChildState.STANDBY)
-        elif child.state is ChildState.STARTING:
+        else:
             child.move(ChildState.UP)
             self._emit(EventKind.CHILD_UP, child, numbers={"boot_seconds": round(up.boot_seconds, 4)})
         self.reconcile()

@@ -416,6 +416,9 @@ class Supervisor:
 
     def _child_exited(self, exited: Exited) -> None:
         assert self.pool is not None
+        child = self.pool.find(exited.slot, exited.generation)
+        if child is not None:
+            self._read_lifeline(child)  # what it said before it died must not come after its death
         self._troubled.discard((exited.slot, exited.generation))
         self.pool.exited(exited)
 

@@ -1,8 +1,9 @@
 """The queue of writers in front of SQLite's write lock: bounded, and fair enough (docs/decisions/010).
 
-SQLite's own busy handler sleeps ever longer, so whoever asks often wins and the others starve (measured: one process
-of eight did all the work). And the kernel's queue for a record lock (F_SETLKW) cannot be left at a deadline without
-a signal, so a stopped holder would hang every producer for ever. So writers ask often, at a steady pace.
+SQLite's own busy handler sleeps ever longer, so whoever asks often wins and the others starve: measured, one process
+of eight did all the work. The kernel's queue for a record lock (F_SETLKW) can be left at a deadline only by a signal,
+so a stopped holder would hang every producer for ever. So a writer tries, and naps ever *shorter*: who has waited
+longest asks most often. That is as fair as the kernel's queue, and as fast.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Final
 from poolrt.errors import BrokerBusy
 from poolrt.posix.locks import RecordLock
 
-SHORT_NAP: Final = 60e-6
-"""Between two tries while the lock should be free any moment: a transaction takes 50 to 500 µs."""
+FIRST_NAP: Final = 500e-6
+"""About one transaction of 32 tasks."""
+SHRINK: Final = 0.7
+SHORTEST_NAP: Final = 20e-6
 LONG_NAP: Final = 2e-3
-"""Once nobody lets go: the holder was stopped, or checkpoints to a slow disk."""
+"""Once nobody lets go: the holder was stopped, or waits for a slow disk, and asking often only burns CPU."""
 IMPATIENT: Final = 0.05
-"""Seconds of short naps before the long ones."""
+"""Seconds until the long naps."""
 
 
 class ClaimsLock:
@@ -31,26 +34,29 @@ class ClaimsLock:
 
     def acquire(self, deadline: float) -> None:
         """Take the lock by ``deadline`` (monotonic); raises BrokerBusy when its holder does not let go."""
-        try:
-            self._lock.acquire(0)
+        if self._taken():
             return
-        except TimeoutError:
-            started = time.monotonic()
+        started = time.monotonic()
+        nap = FIRST_NAP
         while True:
             now = time.monotonic()
             if now >= deadline:
                 raise BrokerBusy(
                     f"{self._lock.path} was held for {now - started:.1f} s: a process that uses the database is "
-                    "stopped or its disk hangs; try again"
+                    "stopped, or its disk hangs; try again"
                 )
-            # Not the same nap for all: processes in step would find it taken by the same one each time.
-            nap = SHORT_NAP * (0.5 + random.random()) if now - started < IMPATIENT else LONG_NAP
-            time.sleep(min(nap, deadline - now))
-            try:
-                self._lock.acquire(0)
+            # Jitter: processes that nap in step would find it taken by the same one each time.
+            time.sleep(min(nap * random.uniform(0.75, 1.25), deadline - now))
+            if self._taken():
                 return
-            except TimeoutError:
-                continue
+            nap = max(nap * SHRINK, SHORTEST_NAP) if now - started < IMPATIENT else LONG_NAP
+
+    def _taken(self) -> bool:
+        try:
+            self._lock.acquire(0)
+        except TimeoutError:
+            return False
+        return True
 
     def release(self) -> None:
         """Let the next writer in; nothing happens if it is not held."""

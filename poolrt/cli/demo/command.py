@@ -16,7 +16,7 @@ import click
 
 from poolrt.cli.demo import BROKER_VARIABLE
 from poolrt.cli.options import CONTEXT, SectionedCommand, SectionedOption, verbose_option
-from poolrt.errors import ExitCode
+from poolrt.errors import ExitCode, PoolrtError
 
 if TYPE_CHECKING:
     from poolrt.cli.demo.run import Screen
@@ -58,10 +58,12 @@ def demo(concurrency: int | None, *, as_json: bool, keep: bool) -> int:
 
         os.environ[BROKER_VARIABLE] = f"sqlite:///{folder}/demo.db"
         try:
-            account = run(concurrency or usual_concurrency(), make_screen(as_json=as_json))
+            account = run(concurrency or usual_concurrency(), make_screen(as_json=as_json), folder / "pool.log")
         except KeyboardInterrupt as interrupt:
-            notes = "; ".join(getattr(interrupt, "__notes__", ()))
-            click.echo(f"poolrt demo: interrupted; {notes}", err=True)
+            click.echo("; ".join(["poolrt demo: interrupted", *getattr(interrupt, "__notes__", ())]), err=True)
+            raise
+        except PoolrtError:
+            show_log(folder / "pool.log")
             raise
         if as_json:
             click.echo(json.dumps(account.as_json() | ({"folder": str(folder)} if keep else {})))
@@ -70,7 +72,16 @@ def demo(concurrency: int | None, *, as_json: bool, keep: bool) -> int:
             from poolrt.cli.pool_view import make_console
 
             make_console().print(account_view(account))
-        return ExitCode.UNBALANCED if account.problems() else ExitCode.OK
+        if not account.problems():
+            return ExitCode.OK
+        show_log(folder / "pool.log")
+        return ExitCode.UNBALANCED
+
+
+def show_log(log: Path) -> None:
+    """Print the end of the pool's log on stderr: the folder is about to go."""
+    if log.exists():
+        click.echo("".join(log.read_text(errors="replace").splitlines(keepends=True)[-40:]), err=True, nl=False)
 
 
 @contextmanager

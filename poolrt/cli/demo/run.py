@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from poolrt.brokers.base import Broker
@@ -29,6 +30,7 @@ from poolrt.states import FINAL, TaskState
 DEADLINE: Final = 52.0
 """Seconds after which the demo stops waiting and says what is missing; the stop has three more."""
 GRACE: Final = 3.0
+BOOT: Final = 20.0
 TASKS_A_CHILD: Final = 100
 MAX_DELIVERIES: Final = 3
 REFRESH: Final = 0.25
@@ -82,8 +84,8 @@ class Witness:
         self._thread.join(2.0)
 
 
-def run(concurrency: int, screen: Screen) -> Account:
-    """Run the demo on the broker that the environment names, and account for it.
+def run(concurrency: int, screen: Screen, log: Path) -> Account:
+    """Run the demo on the broker that the environment names, and account for it; the pool logs to ``log``.
 
     Raises:
         PoolrtError: the pool could not be started.
@@ -103,10 +105,11 @@ def run(concurrency: int, screen: Screen) -> Account:
         max_tasks_per_child=TASKS_A_CHILD,
         max_deliveries=MAX_DELIVERIES,
         graceful_timeout=GRACE,
-        log_level="error",
+        boot_timeout=BOOT,
+        log_level="info",
     )
     try:
-        with pool, patient_cleanup():
+        with started_quietly(pool, log), patient_cleanup():
             incarnation = str(pool.status()["incarnation"])
             witness = Witness(pool, screen)
             watch = Watch(app.broker, pool, screen, enqueue(files), started)
@@ -234,6 +237,23 @@ def left_over(incarnation: str, before: set[int]) -> list[str]:
         pids |= set(processes.marked("POOLRT_INCARNATION", incarnation))
     pids.discard(os.getpid())
     return [f"{pid} ({processes.command(pid)})" for pid in sorted(pids)]
+
+
+@contextmanager
+def started_quietly(pool: Supervisor, log: Path) -> Iterator[None]:
+    """The pool, started with its stderr in a file: a line of its log would tear the live view."""
+    kept = os.dup(2)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+            pool.start()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    try:
+        yield
+    finally:
+        pool.stop()
 
 
 @contextmanager
