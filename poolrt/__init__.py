@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from poolrt.version import VERSION as __version__
+from poolrt.version import VERSION
 
 if TYPE_CHECKING:
     from poolrt.app.app import App as App
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from poolrt.embed import Supervisor as Supervisor
     from poolrt.errors import PoolrtError as PoolrtError
     from poolrt.states import TaskState as TaskState
+
+__version__ = VERSION
 
 _HOMES = {
     "App": "poolrt.app.app",

@@ -36,21 +36,25 @@ def _inexact(value: Any, depth: int = 0) -> str | None:
         return None if -(2**63) <= value < 2**64 else "an int beyond 64 bits"
     if kind is float:
         return None if math.isfinite(value) else f"the float {value}"
-    if depth >= MAX_DEPTH:
-        return f"a value nested deeper than {MAX_DEPTH}"
-    if kind is list or kind is tuple:
-        for item in value:
-            if (reason := _inexact(item, depth + 1)) is not None:
-                return reason
-        return None
-    if kind is dict:
-        for key, item in value.items():
+    if kind not in _CONTAINERS:
+        return f"a value of type {kind.__module__}.{kind.__qualname__}"
+    return _inexact_items(value, depth + 1) if depth < MAX_DEPTH else f"a value nested deeper than {MAX_DEPTH}"
+
+
+_CONTAINERS: Final = frozenset({list, tuple, dict})
+
+
+def _inexact_items(container: Any, depth: int) -> str | None:
+    items = container
+    if type(container) is dict:
+        for key in container:
             if type(key) is not str:
                 return f"a dict key of type {type(key).__name__}"
-            if (reason := _inexact(item, depth + 1)) is not None:
-                return reason
-        return None
-    return f"a value of type {kind.__module__}.{kind.__qualname__}"
+        items = container.values()
+    for item in items:
+        if (reason := _inexact(item, depth)) is not None:
+            return reason
+    return None
 
 
 def _encode(value: Any, reason: str | None, *, trusted: bool, what: str) -> tuple[str, bytes]:
@@ -60,7 +64,9 @@ def _encode(value: Any, reason: str | None, *, trusted: bool, what: str) -> tupl
         except (UnicodeEncodeError, msgspec.EncodeError) as error:  # lone surrogates
             reason = str(error)
     if not trusted:
-        raise EncodingError(f"{what} holds {reason}, which JSON does not carry; pass plain values (str, int, list, dict, …)")
+        raise EncodingError(
+            f"{what} holds {reason}, which JSON does not carry; pass plain values (str, int, list, dict, …)"
+        )
     return PICKLE, pickle(value, what)
 
 
@@ -101,7 +107,9 @@ def decode(codec: str, payload: bytes, *, trusted: bool) -> Any:
     if not trusted:
         raise DecodingError("pickled, and this broker is not trusted: never unpickled")
     if codec != PICKLE:
-        raise DecodingError(f"pickled by Python {codec.partition(':')[2]}, this is {PICKLE.partition(':')[2]}: never unpickled")
+        raise DecodingError(
+            f"pickled by Python {codec.partition(':')[2]}, this is {PICKLE.partition(':')[2]}: never unpickled"
+        )
     return unpickle(payload)
 
 
@@ -117,7 +125,7 @@ def pickle(value: Any, what: str) -> bytes:
 
 
 def unpickle(payload: bytes) -> Any:
-    """The value in trusted bytes of this Python minor; raises DecodingError when a class is missing or the bytes are damaged."""
+    """The value in trusted bytes of this Python minor; raises DecodingError: damaged, or a class is missing here."""
     import pickle as standard_pickle
 
     try:

@@ -13,14 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import site
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,6 +27,7 @@ from poolrt.app.loading import refuse_effects
 from poolrt.app.location import locate
 from poolrt.control import ControlClient
 from poolrt.errors import BootFailed, ControlError, ExitCode, NodeNameTaken, PoolrtError, SupervisorNotRunning
+from poolrt.posix.interpreter import environment
 from poolrt.service import complete, template_config
 from poolrt.settings import parse_duration, settings_from
 
@@ -103,9 +102,9 @@ class Supervisor:
             file.flush()
             file.seek(0)
             fds = (theirs.fileno(), file.fileno())
-            self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", "poolrt.service", *map(str, fds)],
-                pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0, env=_environment(),
+                pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0, env=environment(),
             )  # fmt: skip
         theirs.close()
         self._client = ControlClient(ours)
@@ -204,14 +203,3 @@ class Supervisor:
 def _default_name(app: str) -> str:
     """A name no other program takes: a pool that belongs to one program needs none that lasts."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', app).strip('-._') or 'app'}"[:40] + f"-{os.getpid()}"
-
-
-def _environment() -> dict[str, str]:
-    """The environment, with the folder poolrt was imported from where a fresh interpreter would not find it."""
-    import poolrt
-
-    root = str(Path(poolrt.__path__[0]).parent)
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if root in (*site.getsitepackages(), site.getusersitepackages(), *paths):
-        return dict(os.environ)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [*paths, root]))}

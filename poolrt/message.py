@@ -141,7 +141,7 @@ class Owner(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A message under an owner's lease. ``(owner, n, i)`` is the fence: a settle that carries a stale one does nothing."""
+    """A message under an owner's lease; ``(owner, n, i)`` is the fence: a settle with a stale one does nothing."""
 
     envelope: bytes
     n: int
@@ -225,7 +225,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Requeue(NamedTuple):
-    """The other verdict on what a dead child ran: back to the queue, as one more lost delivery, after ``delay`` seconds."""
+    """The other verdict on what a dead child ran: queued again after ``delay`` seconds, as one more lost delivery."""
 
     delivery: Delivery
     delay: float

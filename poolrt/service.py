@@ -28,7 +28,9 @@ def complete(settings: Settings, place: str) -> Settings:
     """Fill in what is computed: the processors this node may use, and a node name from the app's place and the host."""
     name = settings.node_name
     if not name:
-        parts = (re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-._") or "node" for part in (place, socket.gethostname()))
+        parts = (
+            re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-._") or "node" for part in (place, socket.gethostname())
+        )
         name = "@".join(parts)[:64]
     return msgspec.structs.replace(settings, node_name=name, concurrency=settings.concurrency or available_cpus())
 
@@ -57,7 +59,7 @@ def serve(location: Any, settings: Settings, *, on_event: Callable[[Event], obje
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m poolrt.service OWNER_FD CONFIG_FD``: a supervisor that belongs to the program behind the owner's fd."""
+    """``python -m poolrt.service OWNER_FD CONFIG_FD``: a supervisor that belongs to the program behind OWNER_FD."""
     owner = socket.socket(fileno=int(arguments[0]))
     owner.set_inheritable(False)
     with os.fdopen(int(arguments[1]), "rb") as file:
@@ -67,7 +69,7 @@ def main(arguments: list[str]) -> int:
     try:
         return supervisor.run()
     except Exception as error:  # noqa: BLE001  the program that started us prints it
-        for client in list(supervisor.control.clients.values()):
+        for client in supervisor.control.clients:
             client.refuse(str(error), exit_code=int(getattr(error, "exit_code", 1)))
             client.flush()
         return int(getattr(error, "exit_code", 1))

@@ -106,9 +106,9 @@ class Row(NamedTuple):
 
 
 class Burst(NamedTuple):
-    """``count`` events within ``seconds``; written ``10/60s``."""
+    """``limit`` events within ``seconds``; written ``10/60s``."""
 
-    count: int
+    limit: int
     seconds: float
 
 
@@ -155,7 +155,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     concurrency: Annotated[
         int,
-        Row(_POOL, "How many children pull tasks; 0: as many as processors this node may use.", Kind.COUNT, "N", ("-c",)),
+        Row(
+            _POOL, "How many children pull tasks; 0: as many as processors this node may use.", Kind.COUNT, "N", ("-c",)
+        ),
     ] = 0
     max_tasks_per_child: Annotated[
         int,
@@ -176,7 +178,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.0
     time_limit: Annotated[
         float,
-        Row(_LIMITS, "Kill a task that runs longer, unless it has a limit of its own; 0: none.", Kind.DURATION, "DURATION"),
+        Row(
+            _LIMITS,
+            "Kill a task that runs longer, unless it has a limit of its own; 0: none.",
+            Kind.DURATION,
+            "DURATION",
+        ),
     ] = 0.0
     max_deliveries: Annotated[
         int,
@@ -190,7 +197,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 3
     boot_timeout: Annotated[
         float,
-        Row(_LIMITS, "How long the import of the app, or the boot of a child, may take.", Kind.DURATION, "DURATION", at_least=0.1),
+        Row(
+            _LIMITS,
+            "How long the import of the app, or the boot of a child, may take.",
+            Kind.DURATION,
+            "DURATION",
+            at_least=0.1,
+        ),
     ] = 60.0
     restart_burst: Annotated[
         Burst,
@@ -203,7 +216,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = Burst(6, 45.0)
     graceful_timeout: Annotated[
         float,
-        Row(_SHUTDOWN, "How long running tasks may finish after TERM or INT; then they are put back.", Kind.DURATION, "DURATION"),
+        Row(
+            _SHUTDOWN,
+            "How long running tasks may finish after TERM or INT; then they are put back.",
+            Kind.DURATION,
+            "DURATION",
+        ),
     ] = 25.0
     log_level: Annotated[
         str,
@@ -225,7 +243,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigurationError(f"{setting.name} must be one of {', '.join(row.choices)}, not {value!r}")
         if self.node_name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", self.node_name):
             raise ConfigurationError(
-                f"node_name {self.node_name!r}: use up to 64 letters, digits and . _ @ -, beginning with a letter or digit"
+                f"node_name {self.node_name!r}: use up to 64 letters, digits and . _ @ -, a letter or digit first"
             )
         if self.max_tasks_jitter > 90:
             raise ConfigurationError(f"max_tasks_jitter is a percentage up to 90, not {self.max_tasks_jitter}")
@@ -261,7 +279,7 @@ class Setting(NamedTuple):
             case Kind.SIZE:
                 return format_size(value)
             case Kind.BURST:
-                return f"{value.count}/{format_duration(value.seconds)}"
+                return f"{value.limit}/{format_duration(value.seconds)}"
             case _:
                 return str(value)
 

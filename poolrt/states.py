@@ -70,6 +70,19 @@ CHILD_MOVES: Final[dict[ChildState, frozenset[ChildState]]] = {
 }
 
 
+class NodeState(enum.StrEnum):
+    """What a node does; written by its supervisor. Each follows the one before it, some may be skipped."""
+
+    STARTING = "starting"
+    """The app is being imported."""
+    SERVING = "serving"
+    """Children may run tasks."""
+    DRAINING = "draining"
+    """Running tasks may finish; no other is started."""
+    STOPPED = "stopped"
+    """Nothing of the node is left."""
+
+
 class Activity(enum.IntEnum):
     """What a child does, as the low byte of its board word."""
 

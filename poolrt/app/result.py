@@ -111,9 +111,11 @@ class AsyncResult(Generic[R]):
                 raise ResultIgnored(f"task {self.id} keeps no result: it was declared with ignore_result=True")
             if self._broker.find(self.id) is None:
                 raise ResultIgnored(
-                    f"task {self.id} is unknown: never enqueued here, its result was ignored, forgotten, or past its TTL"
+                    f"task {self.id} is unknown: never enqueued here, without a result, forgotten, or past its TTL"
                 )
-            raise ResultTimeout(f"task {self.id} has not ended within {timeout:g} s" if timeout else f"task {self.id} has not ended")
+            raise ResultTimeout(
+                f"task {self.id} has not ended within {timeout:g} s" if timeout else f"task {self.id} has not ended"
+            )
         return self._value()
 
     def forget(self) -> bool:

@@ -109,7 +109,7 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def leave(self, incarnation: str) -> int:
-        """Requeue what is still held under the incarnation and bar all of its owners for good; how many were requeued."""
+        """Requeue what is still held under the incarnation and bar its owners for good; how many were requeued."""
 
     @abc.abstractmethod
     def others(self) -> list[tuple[str, str]]:

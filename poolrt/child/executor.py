@@ -65,7 +65,9 @@ class Executor:
         runtime: seconds the last task ran.
     """
 
-    def __init__(self, app: App, owner: Owner, row: RowWriter, default_time_limit: float, poke: Callable[[], None]) -> None:
+    def __init__(
+        self, app: App, owner: Owner, row: RowWriter, default_time_limit: float, poke: Callable[[], None]
+    ) -> None:
         self._app = app
         self._owner = str(owner)
         self._row = row
@@ -92,7 +94,9 @@ class Executor:
                 return self._ended(delivery, message, TaskState.DEAD, "DecodingError", str(error))
         if message.expires is not None and time.time() > message.expires:
             late = time.time() - message.expires
-            return self._ended(delivery, message, TaskState.EXPIRED, "Expired", f"expired {late:.1f} s before it could start")
+            return self._ended(
+                delivery, message, TaskState.EXPIRED, "Expired", f"expired {late:.1f} s before it could start"
+            )
         return Execution(delivery, message, task)
 
     def run(self, execution: Execution) -> Outcome:
@@ -112,20 +116,20 @@ class Executor:
         self._row.run(delivery.n, delivery.i, message.id.encode(), task.name_bytes, started, deadline, 0)
         if deadline and deadline < self._row.next_wake:
             self._poke()
-        error: BaseException | None = None
+        raised: BaseException | None = None
         value: Any = None
         try:
             value = task.function(task, *args, **kwargs) if task.options.bind else task.function(*args, **kwargs)
             if inspect.iscoroutine(value):
                 value = self._run_async(value)
-        except BaseException as raised:  # noqa: BLE001  see the module's docstring
-            error = raised
+        except BaseException as error:  # noqa: BLE001  see the module's docstring
+            raised = error
         self.runtime = runtime = (time.monotonic_ns() - started) / 1e9
         enter(None)
-        if error is None:
+        if raised is None:
             outcome = self._succeeded(execution, value, runtime)
         else:
-            outcome = self._raised(execution, error, runtime)
+            outcome = self._raised(execution, raised, runtime)
         self._row.ended(failed=outcome.state is TaskState.FAILED)
         return outcome
 
@@ -179,7 +183,15 @@ class Executor:
     def _unreadable(self, delivery: Delivery, error: DecodingError) -> Outcome:
         log.error("message %s is dead: %s", delivery.task_id, error)
         info = ErrorInfo("DecodingError", str(error))
-        record = Record(TaskState.DEAD, "", time.time(), error=info, lost=delivery.lost, owner=self._owner, envelope=delivery.envelope)
+        record = Record(
+            TaskState.DEAD,
+            "",
+            time.time(),
+            error=info,
+            lost=delivery.lost,
+            owner=self._owner,
+            envelope=delivery.envelope,
+        )
         return Outcome(delivery, TaskState.DEAD, encode_record(record), _DEFAULT_TTL * 7)
 
     def _unknown(self, delivery: Delivery, message: Message) -> Outcome:

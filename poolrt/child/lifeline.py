@@ -41,7 +41,8 @@ class Lifeline:
         """Tell the supervisor; waits while its buffer is full, gives up when it is gone."""
         while not self.cut:
             try:
-                return notice.send(self._socket, message)
+                notice.send(self._socket, message)
+                return
             except BlockingIOError:
                 select.select([], [self._socket], [])
             except OSError:

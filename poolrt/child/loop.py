@@ -24,9 +24,9 @@ from poolrt.states import Activity, Order
 if TYPE_CHECKING:
     from poolrt.board import RowWriter
     from poolrt.brokers.base import Broker, Settled
-    from poolrt.message import Delivery
     from poolrt.child.executor import Execution, Executor
     from poolrt.child.lifeline import Lifeline
+    from poolrt.message import Delivery
 
 log = logging.getLogger("poolrt.child")
 
@@ -179,7 +179,7 @@ class Loop:
                 raise
             except BrokerError as error:
                 self._lifeline.send(Trouble(f"{type(error).__name__}: {error}"))
-                self._lifeline.wait_for_order(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter
+                self._lifeline.wait_for_order(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, 1.0)
                 if self._row.order == Order.RETIRE or self._lifeline.cut:
                     room = 0

@@ -41,7 +41,15 @@ EX_BOOT_FAILED = 70
 """A child's exit code when it could not become ready (EX_SOFTWARE); its Notice said why."""
 EX_FENCED = 75
 """A child's exit code when the broker does not know it any more (EX_TEMPFAIL)."""
-_ABSORBED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2)
+_ABSORBED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGTSTP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 class Place(msgspec.Struct, frozen=True):

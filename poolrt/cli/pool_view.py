@@ -206,11 +206,16 @@ def event_text(event: Mapping[str, Any]) -> Text:
     if event.get("task"):
         line.append("  " + printable(task_name(event["task"], event.get("task_id") or "")), style="cyan")
     if event.get("cause"):
-        line.append("  " + printable(event["cause"]))
+        line.append("  " + printable(cause_text(event)))
     numbers = event.get("numbers") or {}
     if numbers:
         line.append("  " + printable(numbers_text(numbers)), style="dim")
     return line
+
+
+def cause_text(event: Mapping[str, Any]) -> str:
+    """The cause, without the name of the task that stands beside it."""
+    return str(event.get("cause") or "").removesuffix(f" while running {event.get('task')}")
 
 
 def numbers_text(numbers: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ import click
 from poolrt import errors, events
 from poolrt.cli.main import COMMANDS, INTERRUPTED, cli
 from poolrt.cli.options import SectionedCommand, SectionedOption
+from poolrt.cli.setting_flags import default_text
 from poolrt.settings import Setting, table
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "reference"
@@ -109,7 +110,7 @@ def settings_page() -> Iterator[str]:
 
 def _setting(setting: Setting) -> tuple[str, ...]:
     flags = ", ".join(f"`{flag}`" for flag in (*setting.row.flags, setting.flag))
-    default = f"`{setting.default_text}`" if setting.default_text else ""
+    default = f"`{default_text(setting)}`" if default_text(setting) else ""
     choices = f" One of {', '.join(f'`{choice}`' for choice in setting.row.choices)}." if setting.row.choices else ""
     return f"`{setting.name}`", flags, f"`{setting.env}`", default, setting.row.help + choices
 

@@ -87,10 +87,16 @@ def banner(app: str, settings: Settings) -> Iterator[str]:
     """What is about to run, in two lines; where the messages are is told by the event ``node-started``."""
     from poolrt.version import VERSION
 
-    yield f"poolrt {VERSION}: node {settings.node_name} runs {app} with {settings.concurrency} children"
+    yield f"poolrt {VERSION}: node {settings.node_name} runs {app} with {children(settings)}"
     limits = [
         f"{setting.flag.removeprefix('--')} {setting.format(value)}"
         for setting in table()
         if setting.row.group in {"Hygiene", "Limits", "Shutdown"} and (value := getattr(settings, setting.name))
+        if setting.name != "max_tasks_jitter" or settings.max_tasks_per_child
     ]
     yield f"limits: {', '.join(limits)}"
+
+
+def children(settings: Settings) -> str:
+    """``1 child``, ``4 children``."""
+    return "1 child" if settings.concurrency == 1 else f"{settings.concurrency} children"

@@ -16,6 +16,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 NOT_SETTINGS: Final = frozenset({"POOLRT_APP", "POOLRT_DEBUG", "POOLRT_INCARNATION", "POOLRT_DEMO_BROKER"})
 """Names that begin as a setting's does, and mean something else."""
+COMPUTED: Final = {"node_name": "APP@HOST"}
+"""Defaults that ``service.complete`` makes."""
+
+
+def default_text(setting: Setting) -> str:
+    """The default as a user would write it, or how it is made."""
+    return setting.default_text or COMPUTED.get(setting.name, "")
 
 
 def _check(setting: Setting) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -48,7 +55,7 @@ def setting_option(setting: Setting) -> Callable[[F], F]:
         metavar=f"[{'|'.join(row.choices)}]" if row.choices else row.metavar,
         envvar=setting.env,
         default=None,
-        default_text=setting.default_text,
+        default_text=default_text(setting),
         help=row.help,
     )
 

@@ -78,7 +78,10 @@ __all__ = [
 
 
 def descendants(pid: int) -> list[int]:
-    """Its children, their children and so on, breadth first, zombies included, without ``pid`` itself."""
+    """Its children, their children and so on, breadth first, zombies included, without ``pid`` itself.
+
+    A picture taken while it moves: an orphan on its way to the subreaper may be missed, as explained above.
+    """
     return list(_walk(pid, ()))
 
 
@@ -87,7 +90,7 @@ def kill_tree(pid: int, pidfd: int | None = None) -> list[int]:
 
     It is stopped first, so that it cannot fork while its descendants are ended. If it is no subreaper, orphans of its
     descendants leave the tree and are not found. Give the ``pidfd`` where there is one; otherwise the pid is trusted.
-    Blocks for at most 0.2 s, typically 1 ms; nothing is reaped.
+    Blocks for at most 0.2 s, typically 1-3 ms; nothing is reaped.
 
     Raises:
         PermissionError: ``pid`` runs as another user now. (Descendants that do are left alive.)

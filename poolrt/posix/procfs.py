@@ -7,6 +7,7 @@ Kernel facts that bite:
   others run also reads Z; only its thread count (or its pidfd) tells.
 - /proc/PID/stat shows the first thread: T there does not say that the others have stopped.
 - /proc/PID/environ is what the last exec was given; later changes of ``os.environ`` do not show, a fork keeps it.
+- In the middle of an exec, command line and environment are empty for an instant.
 - /proc/PID/task/TID/children may miss entries while children come and go; an empty answer is exact.
 
 EMFILE and ENOMEM are raised: to answer "gone" would be a lie that gets processes declared dead.
@@ -127,7 +128,8 @@ def private_bytes(pid: int) -> int | None:
 def marked(name: str, value: str) -> list[int]:
     """Processes, without this one, exec'ed with exactly ``name=value`` in their environment, or forked from such.
 
-    Only those this user may read; a zombie or a dying process has none. About 15 us a process of the machine.
+    Only those this user may read; a zombie or a dying process has none, one in the middle of an exec is missed: who
+    must be sure asks again. About 6 us a process of the machine.
     """
     wanted = os.fsencode(f"{name}={value}")
     found = []

@@ -53,7 +53,16 @@ class WakeupSocket(socket.socket):
     def __init__(self, reader: socket.socket, writer: socket.socket) -> None:
         """Take both ends over."""
         super().__init__(fileno=reader.detach())
+        self.setblocking(False)  # a socket made from a descriptor believes that it blocks
         self._writer = writer
+
+    def drain(self) -> None:
+        """Take what is there: it only says that some signal came."""
+        try:
+            while self.recv(4096):
+                pass
+        except BlockingIOError:
+            return
 
     def close(self) -> None:
         """Close both ends; a wake-up descriptor set by someone else meanwhile is left."""

@@ -81,9 +81,8 @@ class Steward:
                 self._attempt(self._tick)
             due = self._attempt(self._broker.promote)
             self._attempt(self._work_off)
-            if retire() and not self._tickets:
-                if self._attempt(lambda: self._broker.leave(self._place.incarnation)) is not None:
-                    return
+            if retire() and not self._tickets and self._left():
+                return
             wait = max(0.0, next_tick - time.monotonic())
             if due is not None:
                 wait = min(wait, max(due, 0.001))
@@ -92,6 +91,10 @@ class Steward:
                     _drain(doorbell)
                 else:
                     self._take_notices()
+
+    def _left(self) -> bool:
+        """Give back what the node still holds; whether the broker did it."""
+        return self._attempt(lambda: self._broker.leave(self._place.incarnation)) is not None
 
     def _take_notices(self) -> None:
         for received in self._lifeline.receive():

@@ -26,7 +26,9 @@ class Child:
         "slot", "standby", "state", "ticket", "up_at", "verdict",
     )  # fmt: skip
 
-    def __init__(self, slot: int, generation: int, role: str, now: float, *, standby: bool = False, max_tasks: int = 0) -> None:
+    def __init__(
+        self, slot: int, generation: int, role: str, now: float, *, standby: bool = False, max_tasks: int = 0
+    ) -> None:
         self.slot = slot
         self.generation = generation
         self.role = role

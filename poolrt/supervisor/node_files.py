@@ -113,5 +113,3 @@ class NodeFiles:
         if clean:
             self._write(list(self.former))
         self.lock.release()
-
-

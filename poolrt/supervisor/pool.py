@@ -18,7 +18,7 @@ from typing import Any
 
 from poolrt import notice
 from poolrt.board import SLOTS, Board, Row
-from poolrt.events import Event, EventKind
+from poolrt.events import EventKind
 from poolrt.notice import Bury, Exited, Fork, Forked, Leaving, Poke, Reclaim, Up
 from poolrt.posix.pidfd import Stopped, send_signal, stop_and_wait
 from poolrt.posix.processes import kill_tree
@@ -28,7 +28,9 @@ from poolrt.states import ChildState, Order
 from poolrt.supervisor.exits import Ending, Exit, judge_exit
 from poolrt.supervisor.judge import judge
 from poolrt.supervisor.lifecycle import CHILD, STEWARD, Child
+from poolrt.supervisor.lifelines import Lifelines
 from poolrt.supervisor.reconcile import reconcile
+from poolrt.supervisor.reporter import Reporter
 from poolrt.supervisor.restart import Backoff, Breaker
 from poolrt.supervisor.template_process import TemplateProcess
 
@@ -41,22 +43,21 @@ class Pool:
     """Children, their slots, and what the steward has yet to do for dead ones.
 
     Attributes:
-        wanted: how many children should work.
+        wanted: how many children should work; 0 until the steward has joined the broker.
         totals: what happened since the start, by the names ``status`` shows.
         broken: why the breaker gave up, or an empty text.
     """
 
     def __init__(
-        self, settings: Settings, board: Board, template: TemplateProcess, emit: Callable[..., None],
-        watch: Callable[[Child], None], unwatch: Callable[[Child], None],
+        self, settings: Settings, board: Board, template: TemplateProcess, reporter: Reporter,
+        lifelines: Lifelines,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._board = board
         self.template = template
-        self._emit = emit
-        self._watch = watch
-        self._unwatch = unwatch
-        self.wanted = settings.concurrency
+        self._reporter = reporter
+        self._lifelines = lifelines
+        self.wanted = 0
         self._children: dict[int, Child] = {}
         self._generations: dict[int, int] = {}
         self._leaving: list[Child] = []
@@ -66,8 +67,6 @@ class Pool:
         self._breaker = Breaker(settings.restart_burst)
         self.totals = {"done": 0, "failed": 0, "recycled": 0, "crashed": 0, "killed": 0}
         self.broken = ""
-        self.forced = False
-        """A child had to be killed at the end of the grace."""
 
     # ---- views
 
@@ -107,7 +106,7 @@ class Pool:
         self._generations[slot] = generation
         limit = self._settings.max_tasks_per_child if role == CHILD else 0
         if limit > 1 and self._settings.max_tasks_jitter:
-            limit -= random.randint(0, limit * self._settings.max_tasks_jitter // 100)  # noqa: S311
+            limit -= random.randint(0, limit * self._settings.max_tasks_jitter // 100)
         child = Child(slot, generation, role, time.monotonic(), standby=standby, max_tasks=limit)
         self._board.clear(slot, generation)
         self._board.order(slot, Order.STANDBY if standby else Order.WORK)
@@ -117,7 +116,7 @@ class Pool:
         self._children[slot] = child
         self.template.send(Fork(slot, generation, role, limit), (theirs.fileno(),))
         theirs.close()
-        self._watch(child)
+        self._lifelines.watch(child)
         return child
 
     def reconcile(self) -> None:
@@ -143,7 +142,7 @@ class Pool:
         if child.state is ChildState.STANDBY:
             child.move(ChildState.UP)
             child.up_at = time.monotonic()
-            self._emit(EventKind.CHILD_UP, child, cause="took its place from standby")
+            self._reporter.emit(EventKind.CHILD_UP, child, cause="took its place from standby")
 
     def replace_aged(self) -> None:
         """Mark children older than ``max_lifetime`` for replacement."""
@@ -179,7 +178,7 @@ class Pool:
             child.move(ChildState.STANDBY)
         else:
             child.move(ChildState.UP)
-            self._emit(EventKind.CHILD_UP, child, numbers={"boot_seconds": round(up.boot_seconds, 4)})
+            self._reporter.emit(EventKind.CHILD_UP, child, numbers={"boot_seconds": round(up.boot_seconds, 4)})
         self.reconcile()
 
     def forked(self, forked: Forked, pidfd: int) -> None:
@@ -275,12 +274,12 @@ class Pool:
         if child.state is ChildState.REQUESTED:
             child.move(ChildState.STARTING)
         child.move(ChildState.DEAD)
-        self._unwatch(child)
+        self._lifelines.unwatch(child)
         child.close()
         if child.role == STEWARD:
             del self._children[child.slot]
             if verdict.ending is not Ending.PLANNED:
-                self._emit(EventKind.STEWARD_REPLACED, child, cause=verdict.cause)
+                self._reporter.emit(EventKind.STEWARD_REPLACED, child, cause=verdict.cause)
             return
         self._account(child, row, verdict, status)
         running = verdict.verdict != "none"
@@ -306,25 +305,34 @@ class Pool:
                 if child.standby or child.leave_reason in ("scaled down", "stopping"):
                     return
                 self.totals["recycled"] += 1
-                self._emit(EventKind.CHILD_RECYCLED, child, cause=verdict.cause, numbers=numbers)
+                self._reporter.emit(EventKind.CHILD_RECYCLED, child, cause=verdict.cause, numbers=numbers)
             case Ending.KILLED:
                 self.totals["killed"] += 1
-                self._emit(EventKind.CHILD_KILLED, child, cause=verdict.cause, task=task, task_id=task_id, numbers=numbers)
+                self._reporter.emit(
+                    EventKind.CHILD_KILLED, child, cause=verdict.cause, task=task, task_id=task_id, numbers=numbers
+                )
             case Ending.BOOT_FAILED:
-                self._emit(EventKind.CHILD_BOOT_FAILED, child, cause=verdict.cause)
+                self._reporter.emit(EventKind.CHILD_BOOT_FAILED, child, cause=verdict.cause)
             case _:
                 self.totals["crashed"] += 1
                 numbers["status"] = status
-                self._emit(EventKind.CHILD_CRASHED, child, cause=verdict.cause, task=task, task_id=task_id, numbers=numbers)
+                self._reporter.emit(
+                    EventKind.CHILD_CRASHED, child, cause=verdict.cause, task=task, task_id=task_id, numbers=numbers
+                )
         if not verdict.early:
             return
         if self._breaker.died_early(time.monotonic()):
-            self.broken = f"{self._settings.restart_burst.count} children in a row died before their first task; the last {verdict.cause}"
+            limit = self._settings.restart_burst.limit
+            self.broken = f"{limit} children in a row died before their first task; the last {verdict.cause}"
         else:
             pause = self._backoff.failed(time.monotonic())
             log.warning("next child in %.1f s", pause)
 
     # ---- the steward's work
+
+    def reclaim(self, incarnation: str, running: tuple[tuple[int, int, int, int], ...] | None) -> None:
+        """Have the steward put back what an earlier start of this node held."""
+        self.settle(lambda ticket: Reclaim(ticket, incarnation, running))
 
     def settle(self, command: Callable[[int], Bury | Reclaim], child: Child | None = None) -> None:
         """Give the steward a command; it is kept and repeated to each new steward until it is done."""

@@ -83,7 +83,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
     """The node as one object: what ``poolrt status --json`` prints."""
     pool = supervisor.pool
     steward = pool.steward if pool else None
-    template = supervisor.template
+    template = supervisor.template.process
     children = sorted(pool.children, key=lambda child: child.slot) if pool else []
     rows = [_child(supervisor, child) for child in children]
     totals = dict(pool.totals) if pool else {}
@@ -102,11 +102,13 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "concurrency": pool.wanted if pool else supervisor.settings.concurrency,
         "supervisor": {"pid": os.getpid(), "rss": rss_bytes(os.getpid())},
         "template": {"pid": template.pid, "rss": rss_bytes(template.pid)} if template else None,
-        "steward": {"pid": steward.pid, "state": str(steward.state), "rss": rss_bytes(steward.pid)} if steward else None,
+        "steward": {"pid": steward.pid, "state": str(steward.state), "rss": rss_bytes(steward.pid)}
+        if steward
+        else None,
         "children": rows,
         "totals": totals,
         "queue": _queue(supervisor),
-        "last_events": [msgspec.to_builtins(event) for event in supervisor.events[-20:]],
+        "last_events": [msgspec.to_builtins(event) for event in supervisor.reporter.last[-20:]],
     }
 
 

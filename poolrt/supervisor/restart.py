@@ -32,7 +32,7 @@ class Backoff:
 
 
 class Breaker:
-    """Gives up when ``burst.count`` children in a row died before their first task, within ``burst.seconds``.
+    """Gives up when ``burst.limit`` children in a row died before their first task, within ``burst.seconds``.
 
     Crashing tasks do not count (``max_deliveries`` bounds them), nor do kills from outside of a child that worked.
     """
@@ -45,7 +45,7 @@ class Breaker:
         """Note a death before the first task; whether that was one too many."""
         self._deaths = [moment for moment in self._deaths if now - moment <= self._burst.seconds]
         self._deaths.append(now)
-        return len(self._deaths) >= self._burst.count
+        return len(self._deaths) >= self._burst.limit
 
     def worked(self) -> None:
         """Note that a child reached its work: the row of failures is over."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import site
 import socket
 import sys
 import tempfile
 import time
 from collections import deque
-from pathlib import Path
 
-import poolrt
 from poolrt import notice
+from poolrt.posix.interpreter import environment
 from poolrt.posix.pidfd import is_exited, open_pidfd, send_signal
 from poolrt.posix.unix_sockets import seqpacket_pair
 from poolrt.supervisor.node_files import MARK
@@ -36,8 +34,8 @@ class TemplateProcess:
             for fd in (theirs.fileno(), file.fileno()):
                 os.set_inheritable(fd, True)
             command = [sys.executable, "-m", "poolrt.template", str(theirs.fileno()), str(file.fileno())]
-            environment = {**os.environ, MARK: incarnation, **_import_path()}
-            self.pid = os.posix_spawn(sys.executable, command, environment, setpgroup=0)
+            marked = {**environment(), MARK: incarnation}
+            self.pid = os.posix_spawn(sys.executable, command, marked, setpgroup=0)
         theirs.close()
         ours.setblocking(False)
         self.socket: socket.socket = ours
@@ -87,12 +85,3 @@ class TemplateProcess:
             is_exited(self.pidfd, 5.0)
         os.close(self.pidfd)
         return went
-
-
-def _import_path() -> dict[str, str]:
-    """PYTHONPATH with the folder poolrt was imported from, where a fresh interpreter would not find it."""
-    root = str(Path(poolrt.__path__[0]).parent)
-    known = [*site.getsitepackages(), site.getusersitepackages(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    if root in known:
-        return {}
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), root]))}

@@ -42,7 +42,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("poolrt.template")
 
-_ABSORBED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGUSR1, signal.SIGUSR2)
+_ABSORBED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGTSTP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 class Template:
@@ -70,18 +78,11 @@ class Template:
         while True:
             for fd, _ in self._poll.poll():
                 if fd == self._wakeup.fileno():
-                    self._drain_wakeup()
+                    self._wakeup.drain()
                     self._reap()
                 elif not self._take_notice():
                     kill_descendants(os.getpid())
                     return
-
-    def _drain_wakeup(self) -> None:
-        try:
-            while self._wakeup.recv(4096):
-                pass
-        except BlockingIOError:
-            return
 
     def _reap(self) -> None:
         for pid, status in reap_any(self._places):
@@ -166,7 +167,7 @@ def _import(config: TemplateConfig) -> tuple[App, float]:
     gc.disable()
     app = load(config.location)
     if app.broker.trusted:
-        import cloudpickle  # noqa: F401, PLC0415  children would each pay its 24 ms at their first failed task
+        import cloudpickle  # noqa: F401  children would each pay its 24 ms at their first failed task
     return app, time.monotonic() - began
 
 
@@ -189,7 +190,9 @@ def run(sock: socket.socket, config: TemplateConfig) -> int:
         )
         notice.send(sock, Failed(text))
         return 1
-    warnings = [f"importing the app left the thread {name!r} running: it does not exist in children" for name in other_threads()]
+    warnings = [
+        f"importing the app left the thread {name!r} running: it does not exist in children" for name in other_threads()
+    ]
     ignore_with_noop_handlers(_ABSORBED)
     signal.signal(signal.SIGCHLD, do_nothing)
     broker = app.broker

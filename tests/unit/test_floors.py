@@ -1,6 +1,7 @@
 """The layout is a rule, not a wish: floors, sides, sizes and names, read from the source (docs/CONTRIBUTING.md).
 
-Every import counts, also one inside a function, under ``if TYPE_CHECKING`` or through ``import_module("poolrt.x")``.
+Every import counts, also one inside a function, under ``if TYPE_CHECKING`` or through ``import_module("poolrt.x")``;
+only for cycles, those for types alone do not: they never run.
 The unit is the name right under ``poolrt``: a module, or a package with all that it holds.
 """
 
@@ -16,12 +17,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = (
-    ("errors", "states", "clock", "events"),
-    ("settings", "message", "codec", "board", "notice", "posix"),
+    ("errors", "states", "clock", "events", "version"),
+    ("settings", "message", "codec", "board", "notice", "control", "logs", "posix"),
     ("hygiene", "brokers", "results"),
     ("supervisor", "app", "schedule"),
     ("child", "steward", "template"),
-    ("service", "executor"),
+    ("service", "embed", "executor"),
     ("__init__", "__main__", "cli", "top", "web", "celery", "testing"),
 )
 FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
@@ -30,8 +31,10 @@ FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 # Where a package is on either end, only what stands here is allowed.
 WITHIN_A_FLOOR = {
     "board": {"posix"},  # F1: the mapping
+    "control": {"posix"},  # F1: the socket
     "notice": {"posix"},  # F1: the socketpair
     "settings": {"posix"},  # F1: cgroup and affinity defaults
+    "steward": {"child"},  # F4: it is a child with another main
     "template": {"child", "steward"},  # F4: it forks both
     "__main__": {"cli"},  # F6: `python -m poolrt` is the command line
     "cli": {"top", "web"},  # F6: its commands open the other faces
@@ -56,9 +59,14 @@ class Import(NamedTuple):
     module: str  # the importer, dotted
     target: str  # what it names, dotted
     where: str  # path:line
+    for_types: bool = False  # it stands under ``if TYPE_CHECKING``
 
     def __str__(self) -> str:
         return f"{self.where} imports {self.target}"
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
 class Tree:
@@ -71,9 +79,12 @@ class Tree:
         self.platform: list[tuple[str, str]] = []
         for module, path in self.paths.items():
             nodes = list(ast.walk(ast.parse(path.read_text(), str(path))))
+            for_types = {id(inner) for node in nodes if _is_type_checking(node) for inner in ast.walk(node)}
             for node in nodes:
                 where = f"{path.relative_to(root)}:{getattr(node, 'lineno', 0)}"
-                self.imports += [Import(module, target, where) for target in self._targets(node, module)]
+                self.imports += [
+                    Import(module, target, where, id(node) in for_types) for target in self._targets(node, module)
+                ]
                 if _mentions_platform(node):
                     self.platform.append((module, where))
 
@@ -165,7 +176,7 @@ def cycles(tree: Tree) -> list[str]:
     """Cycles between modules. A name that a package's ``__init__`` re-exports counts as that ``__init__``."""
     graph: dict[str, set[str]] = {module: set() for module in tree.paths}
     for found in tree.inner():
-        if found.target in graph and found.module not in {found.target, "poolrt"}:
+        if found.target in graph and found.module not in {found.target, "poolrt"} and not found.for_types:
             graph[found.module].add(found.target)
     wrong, done = [], set[str]()
 

@@ -151,7 +151,7 @@ def told_by_record(task: Accepted, record: Record) -> dict[str, Any]:
     cause = " ".join(f"{error.type}: {error.text}".split()) if error is not None else str(record.state)
     numbers: dict[str, Any] = {"attempt": record.attempt, "lost": record.lost}
     if record.runtime:
-        numbers["runtime_ms"] = round(record.runtime * 1000, 1)
+        numbers["runtime_ms"] = round(record.runtime * 1000, 3)
     kind = "raised" if record.state is TaskState.FAILED else str(record.state)
     return {
         "kind": kind, "at": record.finished_at, "task": task.task, "task_id": task.task_id,

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from poolrt.cli.demo.run import Screen
 
 
+ENDED_BY: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""A closed terminal sends HUP twice: from the kernel, and from the shell."""
+
+
 class DemoCommand(SectionedCommand):
     """``demo`` with its examples."""
 
     examples = (
-        ("poolrt demo", "watch it; half a minute at most"),
+        ("poolrt demo", "watch it for a few seconds"),
         ("poolrt demo --json | python3 -m json.tool", "the account, for a script"),
     )
 
@@ -52,7 +56,9 @@ def demo(concurrency: int | None, *, as_json: bool, keep: bool) -> int:
     temp folder. Exit code 0 only when every accepted task ended as succeeded, failed or dead, and no process is left
     over; 9 otherwise. Ends within a minute.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that TERM cleans up as ^C does
+    for number in ENDED_BY:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, interrupt_once)
     with demo_folder(keep=keep) as folder:
         from poolrt.cli.demo.run import run
 
@@ -76,6 +82,13 @@ def demo(concurrency: int | None, *, as_json: bool, keep: bool) -> int:
             return ExitCode.OK
         show_log(folder / "pool.log")
         return ExitCode.UNBALANCED
+
+
+def interrupt_once(number: int, frame: object) -> NoReturn:
+    """A first signal ends the run as ^C does; a second one must not end the clean-up that the first one began."""
+    for each in ENDED_BY:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def show_log(log: Path) -> None:

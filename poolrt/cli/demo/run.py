@@ -9,7 +9,6 @@ this process ──starts──▶ supervisor ──▶ template ──▶ child
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-from poolrt.brokers.base import Broker
+from poolrt.brokers.base import Broker, Depth
 from poolrt.cli.demo import stdlib
 from poolrt.cli.demo.account import Accepted, Account, told_by_record
 from poolrt.codec import decode
@@ -42,6 +41,7 @@ class Progress(NamedTuple):
     accepted: int
     ended: int
     seconds: float
+    waiting: Depth
     status: Mapping[str, Any]
 
 
@@ -109,7 +109,7 @@ def run(concurrency: int, screen: Screen, log: Path) -> Account:
         log_level="info",
     )
     try:
-        with started_quietly(pool, log), patient_cleanup():
+        with started_quietly(pool, log):
             incarnation = str(pool.status()["incarnation"])
             witness = Witness(pool, screen)
             watch = Watch(app.broker, pool, screen, enqueue(files), started)
@@ -120,13 +120,13 @@ def run(concurrency: int, screen: Screen, log: Path) -> Account:
         interrupt.add_note(f"processes left over: {len(left_over(incarnation, before))}")
         raise
     finally:
-        screen.end()
         app.close()
+        screen.end()
 
 
 def enqueue(files: Sequence[str]) -> list[Accepted]:
     """Give the broker every module, and early among them the tasks that misbehave."""
-    from poolrt.cli.demo.tasks import kills_its_child, kills_its_child_once, parse, raises
+    from poolrt.cli.demo.tasks import crash, crash_once, parse, raises
 
     accepted: list[Accepted] = []
 
@@ -137,18 +137,17 @@ def enqueue(files: Sequence[str]) -> list[Accepted]:
             for result, path in zip(results, paths, strict=True)
         )
 
-    early = len(files) // 10
+    early = len(files) // 10  # so that the backoff between deliveries is over long before the last module is parsed
     parse_all(files[:early])
     accepted += [
         Accepted(raises.delay(what).id, raises.name, what, TaskState.FAILED)
         for what in ("no such file", "broken source", "not a number")
     ]
     accepted += [
-        Accepted(kills_its_child.delay(how).id, kills_its_child.name, how, TaskState.DEAD, MAX_DELIVERIES)
-        for how in ("SIGKILL", "exit")
+        Accepted(crash.delay(how).id, crash.name, how, TaskState.DEAD, MAX_DELIVERIES) for how in ("SIGKILL", "exit")
     ]
-    task_id = kills_its_child_once.delay().id
-    accepted.append(Accepted(task_id, kills_its_child_once.name, "SIGKILL, once", TaskState.SUCCEEDED, 1))
+    task_id = crash_once.delay().id
+    accepted.append(Accepted(task_id, crash_once.name, "SIGKILL, once", TaskState.SUCCEEDED, 1))
     parse_all(files[early:])
     return accepted
 
@@ -192,7 +191,8 @@ class Watch:
         self._drawn = now
         waiting = self._broker.depth()
         ended = len(self._accepted) - waiting.queued - waiting.delayed - waiting.reserved
-        self._screen.progress(Progress(len(self._accepted), ended, now - self._started, self._pool.status()))
+        seconds = now - self._started
+        self._screen.progress(Progress(len(self._accepted), ended, seconds, waiting, self._pool.status()))
 
     def account(self, events: Sequence[Mapping[str, Any]], left: Sequence[str]) -> Account:
         """The account, from what the broker says now that the pool has stopped."""
@@ -254,13 +254,3 @@ def started_quietly(pool: Supervisor, log: Path) -> Iterator[None]:
         yield
     finally:
         pool.stop()
-
-
-@contextmanager
-def patient_cleanup() -> Iterator[None]:
-    """A first ^C ends the run; a second one must not end the clean-up that the first one began."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from poolrt.cli.demo.account import CONTAINED
-from poolrt.cli.demo.run import TASKS_A_CHILD, Progress
+from poolrt.cli.demo.run import Progress
 from poolrt.cli.pool_view import children_table, event_text, queue_line, size
 
 LINE_EVERY: Final = 1.0
@@ -148,7 +148,7 @@ class LiveScreen:
         head: list[RenderableType] = [
             self._title,
             bar,
-            queue_line(status.get("queue")),
+            queue_line(now.waiting._asdict()),
             Text(self._tally.line() or "nothing to contain yet", style="yellow" if self._tally.kinds else "dim"),
             self._processes(status),
             Text(),
@@ -157,10 +157,11 @@ class LiveScreen:
         rows = max(min(len(children), height - len(head) - 6), 1)
         room = max(height - len(head) - rows - 4, 0)
         recent = list(self._recent)[-room:] if room else []
-        for line in head:
+        told = [event_text(event) for event in recent]
+        for line in (*head, *told):
             if isinstance(line, Text):
                 line.no_wrap, line.overflow = True, "ellipsis"
-        return Group(*head, children_table(children[:rows], width), Text(), *(event_text(event) for event in recent))
+        return Group(*head, children_table(children[:rows], width), Text(), *told)
 
     def _processes(self, status: Mapping[str, Any]) -> Text:
         shown = [
@@ -172,7 +173,6 @@ class LiveScreen:
 def title(modules: int, concurrency: int) -> Text:
     """What the demo does, in a line."""
     return Text(
-        f"poolrt demo: parse the {modules} modules of Python {platform.python_version()}, {concurrency} children, "
-        f"each recycled after about {TASKS_A_CHILD} tasks",
+        f"poolrt demo: parse {modules} modules of Python {platform.python_version()} with {concurrency} children",
         style="bold",
     )

@@ -26,7 +26,7 @@ def parse(path: str) -> dict[str, int]:
     return counts
 
 
-@app.task(name="raises")
+@app.task(name="raise")
 def raises(what: str) -> None:
     """Raise as real tasks do; it ends as failed."""
     match what:
@@ -38,16 +38,16 @@ def raises(what: str) -> None:
             int("seven")
 
 
-@app.task(name="kills-its-child")
-def kills_its_child(how: str) -> None:
+@app.task(name="crash")
+def crash(how: str) -> None:
     """End the process that runs it, each time; it ends as dead."""
     if how == "exit":
         os._exit(70)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@app.task(name="kills-its-child-once", bind=True)
-def kills_its_child_once(self: Any) -> int:
+@app.task(name="crash-once", bind=True)
+def crash_once(self: Any) -> int:
     """End the process that runs it the first time only; it succeeds, and returns how many children it cost."""
     lost: int = self.request.lost
     if not lost:

@@ -59,7 +59,7 @@ class Child(Talk):
         return self.code
 
     def end(self) -> None:
-        """End it with all below it, however the test failed; psutil, because what is tested here is no judge of itself."""
+        """End it with all below it; by psutil, because what is tested here is no judge of itself."""
         self.sock.close()
         if self.code is not None:
             return

@@ -10,7 +10,7 @@ from poolrt.posix import prctl
 linux = pytest.mark.skipif(not os.path.exists("/proc/self/comm"), reason="prctl is Linux's")
 
 
-def _family(ask: bool) -> tuple[int, bool]:
+def _family(ask):
     """In a subreaper: start a parent with a child, kill the parent; the child's signal, and whether it fell to us."""
     prctl.become_subreaper()
     ready_r, ready_w = os.pipe()

@@ -55,7 +55,7 @@ def test_stopping_early_leaves_the_rest_for_later(dead):
 
 
 def test_a_known_child_reaped_by_others_in_between_is_still_told(dead, monkeypatch):
-    """When other code takes the status between the peek and the wait, a known child's end is yielded, a stray's is not."""
+    """When other code takes the status between peek and wait, a known child's end is yielded, a stray's is not."""
     known, stray = dead(5), dead(6)
     real = os.waitpid
 

@@ -1,0 +1,67 @@
+"""The supervisor's ends of its children's lifelines: watched, read until empty, never waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from poolrt import notice
+from poolrt.events import EventKind
+from poolrt.supervisor.lifecycle import Child
+from poolrt.supervisor.reporter import Reporter
+from poolrt.supervisor.watcher import Watcher
+
+
+class Lifelines:
+    """Reads what children say and hands it to ``handle(child, notice)``."""
+
+    def __init__(self, watcher: Watcher, handle: Callable[[Child, notice.Notice], None]) -> None:
+        self._watcher = watcher
+        self._handle = handle
+
+    def watch(self, child: Child) -> None:
+        """Read what this child says from now on."""
+        assert child.lifeline is not None
+        self._watcher.watch(child.lifeline.fileno(), lambda: self.read(child))
+
+    def unwatch(self, child: Child) -> None:
+        """Stop; to be called before its lifeline is closed."""
+        if child.lifeline is not None:
+            self._watcher.unwatch(child.lifeline.fileno())
+
+    def read(self, child: Child) -> None:
+        """Handle all it has said; also called when it has exited, so that its last words precede its death."""
+        while child.lifeline is not None:
+            try:
+                frame = notice.receive(child.lifeline)
+            except BlockingIOError:
+                return
+            except OSError:
+                frame = None
+            if frame is None:
+                self.unwatch(child)
+                return
+            self._handle(child, frame[0])
+
+
+class BrokerTrouble:
+    """Who the broker refuses; said once when it begins and once when it is over, not by each child."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._refused: set[Child] = set()
+
+    def said(self, child: Child, text: str) -> None:
+        """A child is refused (``text`` says why) or served again (no text)."""
+        if text:
+            if not self._refused:
+                self._reporter.emit(EventKind.BROKER_TROUBLE, cause=text)
+            self._refused.add(child)
+        else:
+            self.forget(child)
+
+    def forget(self, child: Child) -> None:
+        """A child is served again, or gone."""
+        if child in self._refused:
+            self._refused.discard(child)
+            if not self._refused:
+                self._reporter.emit(EventKind.BROKER_BACK)

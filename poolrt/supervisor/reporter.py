@@ -1,0 +1,69 @@
+"""Events out: to the log, to whoever listens on a control connection, and to the last few that ``status`` shows."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from poolrt.events import Event, EventKind
+from poolrt.supervisor.lifecycle import Child
+
+log = logging.getLogger("poolrt.supervisor")
+
+_KEPT = 50
+_LEVELS = {
+    EventKind.CHILD_UP: logging.DEBUG,
+    EventKind.CHILD_CRASHED: logging.WARNING,
+    EventKind.CHILD_KILLED: logging.WARNING,
+    EventKind.CHILD_BOOT_FAILED: logging.ERROR,
+    EventKind.TASK_DEAD: logging.ERROR,
+    EventKind.TASK_FAILED: logging.WARNING,
+    EventKind.TASK_REQUEUED: logging.WARNING,
+    EventKind.TEMPLATE_FAILED: logging.ERROR,
+    EventKind.TEMPLATE_LOST: logging.ERROR,
+    EventKind.STEWARD_REPLACED: logging.WARNING,
+    EventKind.BROKER_TROUBLE: logging.ERROR,
+    EventKind.LEFT_BEHIND: logging.WARNING,
+    EventKind.WARNING: logging.WARNING,
+}
+
+
+class Reporter:
+    """Reports what happens on one node.
+
+    Attributes:
+        last: the newest events, at most fifty; routine ones (a child is up) are left out.
+    """
+
+    def __init__(self, node: str, broadcast: Callable[[Any], None], on_event: Callable[[Event], object] | None) -> None:
+        self._node = node
+        self._broadcast = broadcast
+        self._on_event = on_event
+        self.last: list[Event] = []
+
+    def emit(self, kind: EventKind, child: Child | None = None, **fields: Any) -> None:
+        """Report something that happened here, to ``child`` if one is given."""
+        if child is not None:
+            fields.update(slot=child.slot, generation=child.generation, pid=child.pid or None)
+        self.report(Event(kind, time.time(), node=self._node, **fields))
+
+    def report(self, event: Event) -> None:
+        """Log, keep and broadcast an event, wherever it was made."""
+        level = _LEVELS.get(event.kind, logging.INFO)
+        if log.isEnabledFor(level):
+            log.log(level, "%s", event.line(), extra={"event": event})
+        if event.kind is not EventKind.CHILD_UP:
+            self.last.append(event)
+            del self.last[:-_KEPT]
+        self._broadcast(event)
+        if self._on_event is not None:
+            self._on_event(event)
+
+
+def as_object(event: Event) -> Any:
+    """The event as JSON-like builtins."""
+    return msgspec.to_builtins(event)
