@@ -123,5 +123,5 @@ def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.
     finally:
         row.activity(Activity.LEAVE)
     executor.close()
-    app.broker.close()
+    # The broker is not closed: the process ends now, all is committed, and a close costs 0.3 ms of each recycling.
     return 0

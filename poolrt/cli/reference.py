@@ -22,7 +22,7 @@ import click
 
 from poolrt import errors, events
 from poolrt.cli.main import COMMANDS, INTERRUPTED, cli
-from poolrt.cli.options import SectionedCommand, SectionedOption
+from poolrt.cli.options import CONTEXT, SectionedCommand, SectionedOption
 from poolrt.cli.setting_flags import default_text
 from poolrt.settings import Setting, table
 
@@ -60,7 +60,7 @@ def cli_page() -> Iterator[str]:
     yield "`poolrt` and `python -m poolrt` are the same. Every command takes `-h` and `-v`; an error is one line on"
     yield "stderr and an [exit code](exit-codes.md). `poolrt --version` names the version."
     yield ""
-    context = click.Context(cli, info_name="poolrt")
+    context = click.Context(cli, info_name="poolrt", **CONTEXT)
     for name in COMMANDS:
         command = cli.get_command(context, name)
         if command is not None:
@@ -68,7 +68,7 @@ def cli_page() -> Iterator[str]:
 
 
 def _command(name: str, command: click.Command, parent: click.Context) -> Iterator[str]:
-    context = click.Context(command, info_name=name, parent=parent)
+    context = click.Context(command, info_name=name, parent=parent, **CONTEXT)
     usage = " ".join(command.collect_usage_pieces(context))
     yield from (f"## poolrt {name}", "", "```", f"poolrt {name} {usage}", "```", "")
     yield from (*inspect.cleandoc(command.help or "").splitlines(), "")

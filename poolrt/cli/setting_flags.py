@@ -14,7 +14,16 @@ from poolrt.settings import Kind, Setting, settings_from, table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NOT_SETTINGS: Final = frozenset({"POOLRT_APP", "POOLRT_DEBUG", "POOLRT_INCARNATION", "POOLRT_DEMO_BROKER"})
+NOT_SETTINGS: Final = frozenset(
+    {
+        "POOLRT_APP",
+        "POOLRT_DEBUG",
+        "POOLRT_DEMO_BROKER",
+        "POOLRT_INCARNATION",
+        "POOLRT_RUNTIME_DIR",
+        "POOLRT_STRICT",
+    }
+)
 """Names that begin as a setting's does, and mean something else."""
 COMPUTED: Final = {"node_name": "APP@HOST"}
 """Defaults that ``service.complete`` makes."""

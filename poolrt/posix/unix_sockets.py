@@ -30,7 +30,8 @@ from contextlib import contextmanager
 from poolrt.errors import PoolrtError
 
 type_of_packets = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
-"""Packets keep their bounds either way; macOS has no SOCK_SEQPACKET here, and shows a gone peer late."""
+"""Packets keep their bounds either way. macOS has no SOCK_SEQPACKET here, and its stand-in has *no end-of-file*: a peer
+that is gone does not wake a waiter, it shows at the next send only. Whoever guards a peer there needs another sign."""
 
 _LINUX = sys.platform == "linux"
 _LONGEST_PATH = 107 if _LINUX else 103

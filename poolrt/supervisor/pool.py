@@ -63,6 +63,7 @@ class Pool:
         self._leaving: list[Child] = []
         self._tickets: dict[int, Bury | Reclaim] = {}
         self._next_ticket = 0
+        self._next_look = 0
         self._backoff = Backoff()
         self._breaker = Breaker(settings.restart_burst)
         self.totals = {"done": 0, "failed": 0, "recycled": 0, "crashed": 0, "killed": 0}
@@ -229,15 +230,25 @@ class Pool:
             kill_tree(child.pid, child.pidfd)
 
     def judge(self) -> int:
-        """Kill what is over its limit; CLOCK_MONOTONIC ns of the next look."""
+        """Kill what is over its limit, if it is time to look; CLOCK_MONOTONIC ns of the next look.
+
+        Between two looks nobody's deadline passes: a child that starts a task with an earlier one pokes us.
+        """
         now = time.monotonic_ns()
+        if now < self._next_look:
+            return self._next_look
         alive = [child for child in self.children if child.pid and child.state in (ChildState.UP, ChildState.RETIRING)]
         rows = [(child, self._board.read(child.slot), self._board.word(child.slot)) for child in alive]
         condemned, wake = judge(rows, now, now + _JUDGE_EVERY_NS)
         for child, word, cause in condemned:
             self._kill_if_unchanged(child, word, cause)
+        self._next_look = wake
         self._board.publish_next_wake(wake)
         return wake
+
+    def look_now(self) -> None:
+        """Judge at the next step: a child has started a task whose deadline comes before our next look."""
+        self._next_look = 0
 
     def _kill_if_unchanged(self, child: Child, word: int, cause: str) -> None:
         """SIGSTOP, wait until it stands still, compare: it may have ended that task and begun another meanwhile."""

@@ -25,7 +25,7 @@ from poolrt import notice
 from poolrt.control import socket_path
 from poolrt.errors import ExitCode, NodeNameTaken, PoolrtError
 from poolrt.events import Event, EventKind
-from poolrt.notice import Exited, Forked, ForkFailed, Happened, Leaving, Ready, Reclaim, Settled, Status, Trouble, Up
+from poolrt.notice import Exited, Forked, ForkFailed, Happened, Leaving, Poke, Ready, Reclaim, Settled, Status, Trouble, Up
 from poolrt.posix.prctl import become_subreaper
 from poolrt.posix.processes import kill_descendants
 from poolrt.posix.reaping import reap_any
@@ -273,6 +273,8 @@ class Supervisor:
         elif isinstance(received, Status):
             self.queue = received
             self._steward.heard()
+        elif isinstance(received, Poke):
+            self.pool.look_now()
         elif isinstance(received, Settled):
             command = self.pool.ticket_done(received.ticket)
             if isinstance(command, Reclaim) and self._files is not None:

@@ -27,7 +27,8 @@ from poolrt.board import Board
 from poolrt.child import main as child_main
 from poolrt.child.main import Place
 from poolrt.errors import ExitCode
-from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, NodeFiles, Ready, shorten
+from poolrt.events import Event, EventKind
+from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, Happened, NodeFiles, Ready, shorten
 from poolrt.posix.pidfd import open_pidfd
 from poolrt.posix.prctl import become_subreaper, set_process_title
 from poolrt.posix.processes import kill_descendants
@@ -85,10 +86,26 @@ class Template:
                     return
 
     def _reap(self) -> None:
+        """Tell which of ours have ended, once what they had started is ended too: it came to us when they died."""
+        exited = []
         for pid, status in reap_any(self._places):
             place = self._places.pop(pid, None)
             if place is not None:
-                self._send(Exited(*place, pid, status))
+                exited.append(Exited(*place, pid, status))
+        strays = kill_descendants(os.getpid(), spare=self._places)
+        if strays:
+            self._tell_strays(exited, len(strays))
+        for each in exited:
+            self._send(each)
+
+    def _tell_strays(self, exited: list[Exited], count: int) -> None:
+        assert self._files is not None
+        slot, generation = (exited[0].slot, exited[0].generation) if len(exited) == 1 else (None, None)
+        event = Event(
+            EventKind.LEFT_BEHIND, time.time(), node=self._files.node, slot=slot, generation=generation,
+            cause="processes its tasks had started outlived it", numbers={"ended": count},
+        )  # fmt: skip
+        self._send(Happened(event))
 
     def _take_notice(self) -> bool:
         try:
@@ -198,6 +215,7 @@ def run(sock: socket.socket, config: TemplateConfig) -> int:
     broker = app.broker
     try:
         directory = str(broker.node_directory())
+        broker.depth()  # is it usable at all; and what its first use loads, children find loaded
         broker.close()
     except Exception as error:  # noqa: BLE001  a broker that cannot be used is told in its own words
         code = getattr(error, "exit_code", ExitCode.BROKER_UNUSABLE)

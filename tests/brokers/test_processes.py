@@ -61,13 +61,14 @@ def test_killed_children_lose_and_double_nothing(broker: Broker, script: Script,
     broker.enqueue([Enqueue(task, kind, "default", rng.randrange(3), None) for task, kind in kinds.items()])
     expected = set(kinds) | {f"{task}-link" for task, kind in kinds.items() if kind == b"link"}
     ended: list[str] = []
+    kills: list[int] = []
     lock = threading.Lock()
 
     def slot_of(slot: int, choices: random.Random) -> None:
         for generation in range(1, 100):
-            process = script(CHILD, broker.url, slot, generation, choices.random() * 1e6 // 1)
+            process = script(CHILD, broker.url, slot, generation, choices.randrange(10**6))
             assert process.stdout is not None
-            lines = choices.randrange(1, 25) if generation <= 4 else 10**9
+            lines = choices.randrange(1, 12) if generation <= 4 else 10**9
             for line in process.stdout:
                 _, stale, *tasks = line.split()
                 with lock:
@@ -80,9 +81,9 @@ def test_killed_children_lose_and_double_nothing(broker: Broker, script: Script,
             for line in process.stdout:  # what it still said before the signal came
                 with lock:
                     ended.extend(line.split()[2:])
-            process.wait()
+            kills.append(process.wait())
             broker.bury(Owner("inc", slot, generation), None)
-            if process.returncode == 0:
+            if process.returncode != -signal.SIGKILL:
                 return
 
     threads = [threading.Thread(target=slot_of, args=(slot, random.Random(seed * 10 + slot))) for slot in range(4)]
@@ -94,6 +95,8 @@ def test_killed_children_lose_and_double_nothing(broker: Broker, script: Script,
     said, _ = last.communicate()
     ended += [task for line in said.splitlines() for task in line.split()[2:]]
 
+    assert kills.count(-signal.SIGKILL) >= 8
+    assert set(kills) <= {0, -signal.SIGKILL}
     assert len(ended) == len(set(ended)), "a task ended twice"
     found = {task: broker.find(task) for task in expected}
     assert [task for task, what in found.items() if what is None or what.record is None] == []

@@ -1,0 +1,233 @@
+"""The app of the process tests: tasks that note what they do, wait for a file, misbehave or die.
+
+A ledger is a file that many processes append whole lines to: one ``write`` with O_APPEND is never torn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from poolrt import App
+
+TASKS: dict[str, tuple[Any, dict[str, Any]]] = {}
+HOOK_LEDGER = os.environ.get("TEST_HOOK_LEDGER", "")
+
+
+def task(**options):
+    """Keep a function for every App that ``build`` makes."""
+
+    def keep(function):
+        TASKS[function.__name__] = (function, options)
+        return function
+
+    return keep
+
+
+def build(url):
+    """An App on this broker with all tasks."""
+    app = App("process", broker=url)
+    for name, (function, options) in TASKS.items():
+        app.task(name=name, **options)(function)
+    if HOOK_LEDGER:
+        app.on_child_start(lambda: write(HOOK_LEDGER, "hook", os.getpid()))
+    return app
+
+
+def write(ledger, *words):
+    """Append one line to the ledger."""
+    fd = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, (" ".join(map(str, words)) + "\n").encode())
+    finally:
+        os.close(fd)
+
+
+def await_file(path):
+    """Wait until the test makes the file."""
+    while not os.path.exists(path):
+        time.sleep(0.002)
+
+
+@task()
+def note(ledger, tag):
+    """Say that it ran, and where."""
+    write(ledger, tag, os.getpid())
+    return tag
+
+
+@task()
+def nap(ledger, tag, seconds):
+    """As ``note``, and take a while."""
+    write(ledger, tag, os.getpid())
+    time.sleep(seconds)
+
+
+@task()
+def hold(ledger, tag, gate):
+    """Say that it began, wait for the gate, say that it ended."""
+    write(ledger, "begin", tag, os.getpid())
+    await_file(gate)
+    write(ledger, "end", tag, os.getpid())
+    return tag
+
+
+@task()
+async def hold_async(ledger, tag, gate):
+    """``hold`` as a coroutine."""
+    write(ledger, "begin", tag, os.getpid())
+    while not os.path.exists(gate):
+        await asyncio.sleep(0.002)
+    write(ledger, "end", tag, os.getpid())
+    return tag
+
+
+@task()
+def step(ledger, tag, gate="", how=""):
+    """Quick, so that a child holds many; one with a gate waits for it, one with a ``how`` dies of it."""
+    write(ledger, tag, os.getpid())
+    if gate:
+        await_file(gate)
+    if how:
+        end_by(how)
+    return tag
+
+
+@task(bind=True)
+def step_once(self, ledger, tag, how=""):
+    """``step`` that dies only at its first delivery."""
+    write(ledger, tag, os.getpid())
+    if how and self.request.lost == 0:
+        end_by(how)
+    return tag
+
+
+@task()
+def die(ledger, tag, how):
+    """Say that it ran, then end the child."""
+    write(ledger, tag, os.getpid(), time.time())
+    end_by(how)
+
+
+def end_by(how):
+    """End this process in one of the ways tasks do."""
+    if how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "SIGSEGV":
+        ctypes.string_at(0)
+    elif how == "SIGABRT":
+        os.abort()
+    elif how == "hang":
+        time.sleep(60)
+    else:
+        os._exit(int(how))
+
+
+@task(max_retries=3, retry_for=[Exception], retry_backoff=0.01)
+def leave(ledger, tag, kind):
+    """Raise what is no Exception."""
+    write(ledger, tag, os.getpid())
+    if kind == "SystemExit":
+        sys.exit(3)
+    raise {"KeyboardInterrupt": KeyboardInterrupt, "GeneratorExit": GeneratorExit}[kind]
+
+
+@task(time_limit=0.3)
+def overrun(ledger, tag, how):
+    """Run past its limit, each in its own stubborn way."""
+    write(ledger, tag, os.getpid(), time.time())
+    if how == "sleep":
+        time.sleep(60)
+    while True:
+        if how == "loop":
+            continue
+        try:
+            time.sleep(60)
+        except BaseException:
+            continue
+
+
+@task(time_limit=0.02)
+def about(ledger, tag, seconds):
+    """Run for about its limit."""
+    until = time.perf_counter() + seconds
+    write(ledger, tag, os.getpid())
+    while time.perf_counter() < until:
+        pass
+    return tag
+
+
+@task(time_limit=0.4)
+def limited_step(ledger, tag, how=""):
+    """``step`` with a limit."""
+    write(ledger, tag, os.getpid())
+    if how:
+        end_by(how)
+    return tag
+
+
+@task()
+def leave_strays(ledger, kind, gate="", how=""):
+    """Start processes that want to outlive their child: a session of their own, and a daemon."""
+    if kind == "exec":
+        nested = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        write(ledger, "stray", nested.pid)
+        # a daemon: its parent is gone at once, so that it belongs to whoever is subreaper
+        out = subprocess.run(
+            ["sh", "-c", "setsid sleep 1001 >/dev/null 2>&1 & echo $!"], stdout=subprocess.PIPE, check=True
+        )
+        write(ledger, "stray", int(out.stdout))
+    else:
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+            write(ledger, "stray", os.getpid())
+            while True:
+                time.sleep(60)
+        os.waitpid(pid, 0)
+    if gate:
+        await_file(gate)
+    if how:
+        end_by(how)
+
+
+@task()
+def draw():
+    """The first random number of this task's process, and which process it was."""
+    time.sleep(0.02)
+    return os.getpid(), random.random()
+
+
+@task()
+def look():
+    """What a task sees of its process."""
+    fds = {name: os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if _is_open(name)}
+    return {
+        "pid": os.getpid(),
+        "group": os.getpgid(0),
+        "parent": os.getppid(),
+        "mark": os.environ.get("POOLRT_INCARNATION", ""),
+        "fds": fds,
+        "handlers": {name: _disposition(name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGCHLD")},
+    }
+
+
+def _is_open(name):
+    return os.path.lexists(f"/proc/self/fd/{name}")
+
+
+def _disposition(name):
+    found = signal.getsignal(getattr(signal, name))
+    return found.name if isinstance(found, signal.Handlers) else getattr(found, "__name__", str(found))
+
+
+app = build(os.environ.get("TEST_BROKER", "sqlite:///never-opened.db"))
