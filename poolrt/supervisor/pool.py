@@ -260,12 +260,14 @@ class Pool:
         else:
             send_signal(child.pidfd, signal.SIGCONT)
 
-    def check_boots(self) -> None:
-        """Condemn what was asked for or forked and is not up after ``boot_timeout``."""
+    def check_boots(self) -> bool:
+        """Condemn what was forked and is not up after ``boot_timeout``; whether the template still forks at all."""
         limit = time.monotonic() - self._settings.boot_timeout
-        for child in list(self):
-            if child.alive and child.up_at is None and child.requested_at < limit and child.pid:
+        late = [child for child in self if child.alive and child.up_at is None and child.requested_at < limit]
+        for child in late:
+            if child.pid:
                 self.condemn(child, f"not up within {self._settings.boot_timeout:g} s", "none")
+        return all(child.pid for child in late)
 
     # ---- exits
 

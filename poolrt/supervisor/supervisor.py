@@ -25,7 +25,20 @@ from poolrt import notice
 from poolrt.control import socket_path
 from poolrt.errors import ExitCode, NodeNameTaken, PoolrtError
 from poolrt.events import Event, EventKind
-from poolrt.notice import Exited, Forked, ForkFailed, Happened, Leaving, Poke, Ready, Reclaim, Settled, Status, Trouble, Up
+from poolrt.notice import (
+    Exited,
+    Forked,
+    ForkFailed,
+    Happened,
+    Leaving,
+    Poke,
+    Ready,
+    Reclaim,
+    Settled,
+    Status,
+    Trouble,
+    Up,
+)
 from poolrt.posix.prctl import become_subreaper
 from poolrt.posix.processes import kill_descendants
 from poolrt.posix.reaping import reap_any
@@ -193,7 +206,8 @@ class Supervisor:
         pool = self.pool
         if pool is None:
             return
-        pool.check_boots()
+        if not pool.check_boots():
+            self.template.kill(f"it did not fork within {self.settings.boot_timeout:g} s")
         pool.replace_aged()
         pool.repeat_tickets()
         self._steward.check(pool)

@@ -68,6 +68,12 @@ class TemplateKeeper:
         if process is not None and not process.ready and time.monotonic() - process.started_at > self._boot_timeout:
             self._failed(Failed(f"the app was not imported within {self._boot_timeout:g} s"))
 
+    def kill(self, why: str) -> None:
+        """Kill a template that does not answer (it may be stopped); its end-of-file is handled as any other death."""
+        if self.process is not None:
+            log.error("the template is killed: %s", why)
+            self.process.kill()
+
     def stop(self) -> None:
         """End the template and all it forked; waits at most some seconds for it."""
         process, self.process = self.process, None

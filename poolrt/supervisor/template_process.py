@@ -70,6 +70,10 @@ class TemplateProcess:
             return True  # it is gone: end-of-file tells
         return True
 
+    def kill(self) -> None:
+        """SIGKILL it; end-of-file on its socket follows."""
+        send_signal(self.pidfd, signal.SIGKILL)
+
     def close(self, timeout: float) -> bool:
         """End it: end-of-file makes it end its children and exit; after ``timeout`` seconds SIGKILL does.
 

@@ -185,15 +185,18 @@ def leave_strays(ledger, kind, gate="", how=""):
         )
         write(ledger, "stray", int(out.stdout))
     else:
+        there, says = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.setsid()
             if os.fork():
                 os._exit(0)
             write(ledger, "stray", os.getpid())
+            os.write(says, b".")
             while True:
                 time.sleep(60)
         os.waitpid(pid, 0)
+        os.read(there, 1)
     if gate:
         await_file(gate)
     if how:

@@ -1,5 +1,6 @@
 """Nothing of a task outlives its child, and a child is cut off from everything but its own."""
 
+import os
 import signal
 
 import pytest
@@ -83,8 +84,6 @@ def test_a_late_child_holds_no_more_than_the_first_one(serve, tasks, ledger):
 
 def test_signals_from_outside_do_not_touch_a_task(serve, tasks, ledger, gate):
     """TERM, INT, HUP and QUIT sent to a child are nothing to its task: orders come from the supervisor alone."""
-    import os
-
     result = tasks.hold.delay(str(ledger), "t", str(gate))
     node = serve()
     node.wait(lambda: ledger.lines(), "the task runs")
@@ -102,5 +101,5 @@ def test_a_task_may_signal_its_own_group(serve, tasks, ledger):
     """``os.killpg(0, TERM)`` of a task reaches nobody but its own child."""
     node = serve(concurrency=2).wait_up(2)
     assert tasks.note.delay(str(ledger), "t").get(5) == "t"
-    groups = {pid: __import__("os").getpgid(pid) for pid in node.tree()}
+    groups = {pid: os.getpgid(pid) for pid in node.tree()}
     assert len(set(groups.values())) == len(groups), f"two processes share a group: {groups}"
