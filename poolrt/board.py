@@ -196,8 +196,8 @@ class RowWriter:
         cells[base + _START] = started
         cells[base + _N] = n
         cells[base + _I] = i
-        cells[base + _ID_LENGTH] = length = len(task_id)
-        self._map[self._id_at : self._id_at + length] = task_id
+        cells[base + _ID_LENGTH] = length = min(len(task_id), _ID_BYTES)  # a foreign envelope may carry any id
+        self._map[self._id_at : self._id_at + length] = task_id[:length]
         if name is not self._name:
             self._name = name
             cells[base + _NAME_LENGTH] = length = min(len(name), _NAME_BYTES)

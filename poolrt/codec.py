@@ -100,7 +100,7 @@ def decode(codec: str, payload: bytes, *, trusted: bool) -> Any:
     if codec == JSON:
         try:
             return _json_decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DecodingError(f"damaged JSON: {error}") from None
     if not codec.startswith("cloudpickle:"):
         raise DecodingError(f"unknown codec {codec!r}")

@@ -39,6 +39,11 @@ def new_task_id() -> str:
     )
 
 
+def encodable(text: str) -> str:
+    """``text`` with its lone surrogates (``os.fsdecode`` makes them of odd file names) written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True):
     """One request to run a task.
 
@@ -98,7 +103,7 @@ def decode_message(envelope: bytes) -> Message:
         raise DecodingError(_why_unreadable(envelope))
     try:
         return _message_decoder.decode(memoryview(envelope)[1:])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodingError(f"damaged envelope: {error}") from None
 
 
@@ -200,7 +205,7 @@ def decode_record(stored: bytes) -> Record:
         raise DecodingError(_why_unreadable(stored))
     try:
         return _record_decoder.decode(memoryview(stored)[1:])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodingError(f"damaged record: {error}") from None
 
 

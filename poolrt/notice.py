@@ -19,12 +19,13 @@ from typing import Any, Final
 import msgspec
 
 from poolrt.events import Event
+from poolrt.message import encodable
 from poolrt.posix.unix_sockets import recv_packet_with_fds, send_packet_with_fds
 
 MAX_BYTES: Final = 64 * 1024
 """A frame's size; Linux's default send buffer (208 KiB) holds three of them."""
 MAX_TEXT: Final = 16 * 1024
-"""Longest traceback that is put into a notice; the middle of a longer one is cut out."""
+"""Longest traceback that is put into a notice, in bytes; the middle of a longer one is cut out."""
 
 
 class _Notice(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -202,16 +203,22 @@ _decoder: msgspec.msgpack.Decoder[Notice] = msgspec.msgpack.Decoder(Notice)
 
 
 def shorten(text: str, limit: int = MAX_TEXT) -> str:
-    """``text`` with its middle cut out when it is longer than ``limit`` characters."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n… {len(text) - limit} characters left out …\n{text[-half:]}"
+    """``text`` with its middle cut out when it is longer than ``limit`` bytes."""
+    raw = encodable(text).encode()
+    if len(raw) <= limit:
+        return encodable(text)
+    head, tail = raw[: limit // 2].decode("utf-8", "ignore"), raw[-(limit // 2) :].decode("utf-8", "ignore")
+    return f"{head}\n… {len(raw) - limit} bytes left out …\n{tail}"
 
 
 def encode(notice: Notice) -> bytes:
-    """The frame of a notice."""
-    return _encoder.encode(notice)
+    """The frame of a notice. Texts may hold what users raised, lone surrogates of file names included."""
+    try:
+        return _encoder.encode(notice)
+    except UnicodeEncodeError:
+        fields = msgspec.structs.asdict(notice).items()
+        plain = {name: encodable(value) for name, value in fields if isinstance(value, str)}
+        return _encoder.encode(msgspec.structs.replace(notice, **plain))
 
 
 def decode(frame: bytes) -> Notice:
@@ -221,7 +228,7 @@ def decode(frame: bytes) -> Notice:
 
 def send(sock: socket.socket, notice: Notice, fds: tuple[int, ...] = ()) -> None:
     """Send one notice; raises BlockingIOError when it does not fit now, OSError when the other side is gone."""
-    send_packet_with_fds(sock, _encoder.encode(notice), list(fds))
+    send_packet_with_fds(sock, encode(notice), list(fds))
 
 
 def receive(sock: socket.socket) -> tuple[Notice, list[int]] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from poolrt.app.result import AsyncResult
 from poolrt.app.task import Task, TaskOptions
@@ -16,6 +16,40 @@ from poolrt.settings import parse_duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Options(TypedDict, total=False):
+    """The options of ``@app.task`` beside ``bind``, as type checkers see them; TaskOptions says what each means."""
+
+    name: str | None
+    queue: str | None
+    max_retries: int | None
+    retry_backoff: float | str | None
+    retry_for: type[BaseException] | Iterable[type[BaseException]] | None
+    time_limit: float | str | None
+    soft_time_limit: float | str | None
+    memory_limit: str | None
+    ignore_result: bool | None
+    priority: int | None
+    expires: float | str | None
+
+
+class Decorator(Protocol):
+    """``@app.task(...)``."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class BoundDecorator(Protocol):
+    """``@app.task(bind=True, ...)``: callers do not pass the first argument."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
 
 
 class App:
@@ -65,33 +99,15 @@ class App:
         """The app of ``__getstate__``, with a broker of its own."""
         self.__dict__.update(state, broker=broker_from_url(state["broker"]))
 
-    # ``bind=True`` takes the task itself as first argument; async functions run on the child's loop.
+    # ``bind=True`` gives the function its task as first argument; the result of an async function is what it returns.
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(
-        self, /, *, bind: Literal[True], **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+    def task(self, /, *, bind: Literal[True], **options: Unpack[Options]) -> BoundDecorator: ...
     @overload
-    def task(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        queue: str | None = None,
-        max_retries: int | None = None,
-        retry_backoff: float | str | None = None,
-        retry_for: type[BaseException] | Iterable[type[BaseException]] | None = None,
-        time_limit: float | str | None = None,
-        soft_time_limit: float | str | None = None,
-        memory_limit: str | None = None,
-        ignore_result: bool | None = None,
-        priority: int | None = None,
-        expires: float | str | None = None,
-        bind: Literal[False] | None = None,
-    ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    def task(self, /, *, bind: Literal[False] | None = None, **options: Unpack[Options]) -> Decorator: ...
 
     def task(self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
         """Register a function as a task; with or without options.

@@ -102,13 +102,13 @@ class AsyncResult(Generic[R]):
 
         Raises:
             ResultTimeout: it has not ended in time; it goes on.
-            ResultIgnored: the task keeps no result.
+            ResultIgnored: the task keeps no result; raised at once, unless it is known to have failed.
             TaskFailed: it ended without a value and its exception could not be carried (see the subclasses);
                 otherwise the exception of the task itself, with the task's traceback as a note.
         """
+        if self._ignored and not self.ready():
+            raise ResultIgnored(f"task {self.id} keeps no result: it was declared with ignore_result=True")
         if self._record is None and self._keep(self._broker.wait(self.id, timeout)) is None:
-            if self._ignored:
-                raise ResultIgnored(f"task {self.id} keeps no result: it was declared with ignore_result=True")
             if self._broker.find(self.id) is None:
                 raise ResultIgnored(
                     f"task {self.id} is unknown: never enqueued here, without a result, forgotten, or past its TTL"

@@ -265,7 +265,7 @@ class Task(Generic[P, R]):
 
 def check_task_id(task_id: str) -> None:
     """Refuse an id that the board row or an operator could not carry; raises ConfigurationError."""
-    if not task_id or len(task_id.encode()) > MAX_ID_BYTES or not task_id.isprintable():
+    if not task_id or not task_id.isprintable() or len(task_id.encode()) > MAX_ID_BYTES:
         raise ConfigurationError(f"task_id {task_id!r}: use 1 to {MAX_ID_BYTES} printable bytes")
 
 

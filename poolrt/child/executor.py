@@ -28,12 +28,13 @@ from poolrt.message import (
     Owner,
     Record,
     decode_message,
+    encodable,
     encode_record,
 )
 from poolrt.states import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from poolrt.app.app import App
     from poolrt.board import RowWriter
@@ -44,14 +45,22 @@ MAX_UNKNOWN = 5
 """How often nodes may hand back a task they do not know before it is dead; 1, 2, 4, 8 s between them."""
 MAX_TRACEBACK = 32 * 1024
 _DEFAULT_TTL = 86_400.0
+_DEAD_TTL = 7 * 86_400.0
+"""Seconds a given-up message is kept for an operator."""
+_ENDLESS = 1e9
+"""A time limit of 30 years is none, and does not fit the board."""
 
 
 class Execution:
-    """A delivery that was decoded, with the task it names; made before it runs, so that a batch can be weighed."""
+    """A delivery with its decoded envelope and the task it names; made before it runs, so that a batch can be weighed.
+
+    Attributes:
+        task: None for a function that travels by value: it is unpickled only when it runs.
+    """
 
     __slots__ = ("delivery", "message", "task")
 
-    def __init__(self, delivery: Delivery, message: Message, task: Task[Any, Any]) -> None:
+    def __init__(self, delivery: Delivery, message: Message, task: Task[Any, Any] | None) -> None:
         self.delivery = delivery
         self.message = message
         self.task = task
@@ -85,13 +94,8 @@ class Executor:
         except DecodingError as error:
             return self._unreadable(delivery, error)
         task = self._app.tasks.get(message.task)
-        if task is None:
-            if message.function is None:
-                return self._unknown(delivery, message)
-            try:
-                task = self._task_by_value(message)
-            except DecodingError as error:
-                return self._ended(delivery, message, TaskState.DEAD, "DecodingError", str(error))
+        if task is None and message.function is None:
+            return self._unknown(delivery, message)
         if message.expires is not None and time.time() > message.expires:
             late = time.time() - message.expires
             return self._ended(
@@ -100,38 +104,58 @@ class Executor:
         return Execution(delivery, message, task)
 
     def run(self, execution: Execution) -> Outcome:
-        """Run it and say what must happen; the board row names it for exactly as long as user code runs."""
-        delivery, message, task = execution.delivery, execution.message, execution.task
-        try:
-            args, kwargs = decode(message.codec, message.payload, trusted=self._trusted)
-        except (DecodingError, TypeError, ValueError) as error:
-            return self._ended(delivery, message, TaskState.DEAD, "DecodingError", str(error))
+        """Run it and say what must happen; the board row names it for exactly as long as user code runs.
+
+        Unpickling is user code too: a message that kills whoever reads it is counted like any other crash.
+        """
+        delivery, message = execution.delivery, execution.message
         limit = message.time_limit or self._time_limit
+        started = time.monotonic_ns()
+        deadline = started + int(limit * 1e9) if 0 < limit < _ENDLESS else 0
+        self._row.run(delivery.n, delivery.i, message.id.encode(), _name_bytes(execution), started, deadline, 0)
+        if deadline and deadline < self._row.next_wake:
+            self._poke()
         enter(
             Request(message.id, message.task, message.queue, message.attempt, delivery.lost, message.priority,
                     message.headers or {}, self._owner, f"{self._owner}/{delivery.n}.{delivery.i}")
         )  # fmt: skip
-        started = time.monotonic_ns()
-        deadline = started + int(limit * 1e9) if limit else 0
-        self._row.run(delivery.n, delivery.i, message.id.encode(), task.name_bytes, started, deadline, 0)
-        if deadline and deadline < self._row.next_wake:
-            self._poke()
-        raised: BaseException | None = None
-        value: Any = None
+        try:
+            outcome = self._run(execution, started)
+        finally:
+            enter(None)
+        self._row.ended(failed=outcome.state is TaskState.FAILED)
+        return outcome
+
+    def _run(self, execution: Execution, started: int) -> Outcome:
+        delivery, message = execution.delivery, execution.message
+        try:
+            task = execution.task or self._task_by_value(message)
+            args, kwargs = self._arguments(message)
+        except BaseException as error:  # noqa: BLE001  see the module's docstring
+            self.runtime = (time.monotonic_ns() - started) / 1e9
+            if not isinstance(error, DecodingError):
+                self.tainted = f"{type(error).__name__} while reading a call of {message.task}"
+            return self._ended(delivery, message, TaskState.DEAD, "DecodingError", _text_of(error))
         try:
             value = task.function(task, *args, **kwargs) if task.options.bind else task.function(*args, **kwargs)
             if inspect.iscoroutine(value):
                 value = self._run_async(value)
+            self.runtime = (time.monotonic_ns() - started) / 1e9
+            return self._succeeded(delivery, message, value)
         except BaseException as error:  # noqa: BLE001  see the module's docstring
-            raised = error
-        self.runtime = runtime = (time.monotonic_ns() - started) / 1e9
-        enter(None)
-        if raised is None:
-            outcome = self._succeeded(execution, value, runtime)
-        else:
-            outcome = self._raised(execution, raised, runtime)
-        self._row.ended(failed=outcome.state is TaskState.FAILED)
-        return outcome
+            self.runtime = (time.monotonic_ns() - started) / 1e9
+            return self._raised(delivery, message, task.options, error)
+
+    def _arguments(self, message: Message) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        call = decode(message.codec, message.payload, trusted=self._trusted)
+        if not (
+            isinstance(call, (list, tuple))
+            and len(call) == 2
+            and isinstance(call[0], (list, tuple))
+            and isinstance(call[1], dict)
+        ):
+            raise DecodingError("its payload is not (arguments, keyword arguments)")
+        return call[0], call[1]
 
     def _run_async(self, coroutine: Any) -> Any:
         if self._loop is None:
@@ -147,22 +171,20 @@ class Executor:
 
     # ---- outcomes
 
-    def _succeeded(self, execution: Execution, value: Any, runtime: float) -> Outcome:
-        delivery, message = execution.delivery, execution.message
+    def _succeeded(self, delivery: Delivery, message: Message, value: Any) -> Outcome:
         if message.ignore_result:
             return Outcome(delivery, TaskState.SUCCEEDED)
         try:
             codec, encoded = encode_value(value, trusted=self._trusted, task=message.task)
         except EncodingError as error:
-            return self._ended(delivery, message, TaskState.FAILED, "EncodingError", str(error), runtime=runtime)
+            return self._ended(delivery, message, TaskState.FAILED, "EncodingError", str(error), runtime=self.runtime)
         record = Record(
-            TaskState.SUCCEEDED, message.task, time.time(), encoded, codec, None, runtime, message.attempt,
+            TaskState.SUCCEEDED, message.task, time.time(), encoded, codec, None, self.runtime, message.attempt,
             delivery.lost, self._owner,
         )  # fmt: skip
         return Outcome(delivery, TaskState.SUCCEEDED, encode_record(record), _ttl(message))
 
-    def _raised(self, execution: Execution, error: BaseException, runtime: float) -> Outcome:
-        delivery, message, options = execution.delivery, execution.message, execution.task.options
+    def _raised(self, delivery: Delivery, message: Message, options: TaskOptions, error: BaseException) -> Outcome:
         if not isinstance(error, Exception):
             self.tainted = f"{type(error).__name__} in {message.task}"
         elif isinstance(error, MemoryError):
@@ -177,7 +199,7 @@ class Executor:
         text = "".join(traceback.format_exception(type(error), error, _user_frames(error)))
         return self._ended(
             delivery, message, TaskState.FAILED, type(error).__name__, _text_of(error),
-            trace=text[-MAX_TRACEBACK:], error=error, runtime=runtime,
+            trace=text[-MAX_TRACEBACK:], error=error, runtime=self.runtime,
         )  # fmt: skip
 
     def _unreadable(self, delivery: Delivery, error: DecodingError) -> Outcome:
@@ -192,7 +214,7 @@ class Executor:
             owner=self._owner,
             envelope=delivery.envelope,
         )
-        return Outcome(delivery, TaskState.DEAD, encode_record(record), _DEFAULT_TTL * 7)
+        return Outcome(delivery, TaskState.DEAD, encode_record(record), _DEAD_TTL)
 
     def _unknown(self, delivery: Delivery, message: Message) -> Outcome:
         count = message.unknown_count + 1
@@ -221,12 +243,14 @@ class Executor:
         *, trace: str = "", error: BaseException | None = None, runtime: float = 0.0,
     ) -> Outcome:  # fmt: skip
         exception, codec = self._pickled(error)
+        info = ErrorInfo(encodable(kind), encodable(text), encodable(trace), exception, codec)
         record = Record(
-            state, message.task, time.time(), error=ErrorInfo(kind, text, trace, exception, codec), runtime=runtime,
-            attempt=message.attempt, lost=delivery.lost, owner=self._owner, envelope=delivery.envelope,
+            state, message.task, time.time(), error=info, runtime=runtime, attempt=message.attempt,
+            lost=delivery.lost, owner=self._owner, envelope=delivery.envelope,
         )  # fmt: skip
         if state is TaskState.DEAD:
             log.error("task %s#%s is dead: %s: %s", message.task, message.id, kind, text)
+            return Outcome(delivery, state, encode_record(record), _DEAD_TTL)
         return Outcome(delivery, state, encode_record(record), _ttl(message))
 
     def _pickled(self, error: BaseException | None) -> tuple[bytes | None, str]:
@@ -235,8 +259,12 @@ class Executor:
             return None, ""
         try:
             return pickle(error, "the exception"), PICKLE
-        except EncodingError:
+        except BaseException:  # noqa: BLE001  the exception's own __reduce__ may raise anything
             return None, ""
+
+
+def _name_bytes(execution: Execution) -> bytes:
+    return execution.task.name_bytes if execution.task is not None else execution.message.task.encode()
 
 
 def _ttl(message: Message) -> float:
@@ -246,7 +274,7 @@ def _ttl(message: Message) -> float:
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)[:4096]
-    except Exception as broken:  # noqa: BLE001  a task's exception may have a broken __str__
+    except BaseException as broken:  # noqa: BLE001  a task's exception may have a broken __str__
         return f"<str() of it raised {type(broken).__name__}>"
 
 

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from poolrt.brokers.base import Settled
 from poolrt.errors import BrokerError, Fenced
 from poolrt.message import Outcome
 from poolrt.notice import Leaving, Trouble
@@ -23,7 +24,7 @@ from poolrt.states import Activity, Order
 
 if TYPE_CHECKING:
     from poolrt.board import RowWriter
-    from poolrt.brokers.base import Broker, Settled
+    from poolrt.brokers.base import Broker
     from poolrt.child.executor import Execution, Executor
     from poolrt.child.lifeline import Lifeline
     from poolrt.message import Delivery
@@ -171,22 +172,27 @@ class Loop:
         self._row.held(len(self._held))
 
     def _settle(self, room: int) -> Settled:
-        pause = 0.05
+        pause, said = 0.05, ""
         while True:
             try:
                 settled = self._broker.settle(self._outcomes, room, self._reserves)
             except Fenced:
                 raise
             except BrokerError as error:
-                self._lifeline.send(Trouble(f"{type(error).__name__}: {error}"))
+                text = f"{type(error).__name__}: {error}"
+                if text != said:
+                    said = text
+                    self._lifeline.send(Trouble(text))
                 self._lifeline.wait_for_order(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, 1.0)
                 if self._row.order == Order.RETIRE or self._lifeline.cut:
                     room = 0
                 if self._lifeline.cut:
                     raise
+                if not room and not self._outcomes:
+                    return Settled([], 0, more=False)
                 continue
-            if pause > 0.05:
+            if said:
                 self._lifeline.send(Trouble(""))
             return settled
 

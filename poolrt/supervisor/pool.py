@@ -238,7 +238,12 @@ class Pool:
         if now < self._next_look:
             return self._next_look
         alive = [child for child in self.children if child.pid and child.state in (ChildState.UP, ChildState.RETIRING)]
-        rows = [(child, self._board.read(child.slot), self._board.word(child.slot)) for child in alive]
+        # Published before the rows are read: whoever starts meanwhile with an earlier deadline pokes.
+        self._board.publish_next_wake(now + _JUDGE_EVERY_NS)
+        # The word of that same reading: read again, it could be the next task's, and that one would be killed.
+        rows = [
+            (child, row, row.sequence << 8 | row.activity) for child in alive for row in [self._board.read(child.slot)]
+        ]
         condemned, wake = judge(rows, now, now + _JUDGE_EVERY_NS)
         for child, word, cause in condemned:
             self._kill_if_unchanged(child, word, cause)
@@ -295,15 +300,12 @@ class Pool:
                 self._reporter.emit(EventKind.STEWARD_REPLACED, child, cause=verdict.cause)
             return
         self._account(child, row, verdict, status)
-        running = verdict.verdict != "none"
+        self.reconcile()  # first: the fork goes on while the steward buries
+        n, i = (row.n, row.i) if verdict.verdict != "none" else (0, 0)
+        cause = "" if verdict.ending is Ending.PLANNED else verdict.cause
         self.settle(
-            lambda ticket: Bury(
-                ticket, child.slot, child.generation, row.n if running else 0, row.i if running else 0,
-                "" if verdict.ending is Ending.PLANNED else verdict.cause, verdict.verdict, runtime,
-            ),
-            child,
-        )  # fmt: skip
-        self.reconcile()
+            lambda ticket: Bury(ticket, child.slot, child.generation, n, i, cause, verdict.verdict, runtime), child
+        )
 
     def _account(self, child: Child, row: Row, verdict: Exit, status: int) -> None:
         self.totals["done"] += row.done

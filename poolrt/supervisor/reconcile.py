@@ -35,15 +35,17 @@ def reconcile(children: Sequence[Child], wanted: int, standbys: int, leaving: Se
     working = [child for child in children if child.working]
     waiting = [child for child in children if child.waiting]
     ready = [child for child in waiting if child.state is ChildState.STANDBY]
-    retire = list(leaving[: len(ready)])
+    empty = max(0, wanted - len(working))  # places that nobody fills come first: a leaving child still works
+    retire = list(leaving[: max(0, len(ready) - empty)])
     missing = wanted - (len(working) - len(retire))
     if missing < 0:
-        surplus = sorted((child for child in working if child not in retire), key=lambda child: -child.requested_at)
+        surplus = [child for child in working if child not in retire]
+        surplus.sort(key=lambda child: (child not in leaving, -child.requested_at))
         retire.extend(surplus[:-missing])
         missing = 0
     activate = (ready + [child for child in waiting if child not in ready])[:missing]
     left = len(waiting) - len(activate)
-    wanted_standbys = (standbys + len(leaving) - len(retire[: len(leaving)])) if wanted else 0
+    wanted_standbys = standbys + sum(child not in retire for child in leaving) if wanted else 0
     if left > wanted_standbys:
         spare = [child for child in waiting if child not in activate]
         retire.extend(spare[: left - wanted_standbys])

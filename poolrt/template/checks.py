@@ -11,6 +11,10 @@ import contextlib
 import os
 import socket
 import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from poolrt.app.app import App
 
 
 def other_threads() -> list[str]:
@@ -33,6 +37,16 @@ def connected_sockets(spare: int) -> list[str]:
                     continue  # journald and others hand a socket as stdout
                 peers.append(_peer(copy))
     return sorted(filter(None, peers))
+
+
+def unenforced_limits(app: App) -> list[str]:
+    """Limits that tasks declare and this release does not enforce: said at start, so that nobody relies on them."""
+    said = []
+    for name in ("soft_time_limit", "memory_limit"):
+        tasks = sorted(task.name for task in app.tasks.values() if getattr(task.options, name) is not None)
+        if tasks:
+            said.append(f"{name} is not enforced by this release; declared by {', '.join(tasks[:5])}")
+    return said
 
 
 def _fd_names() -> list[str]:

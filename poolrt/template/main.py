@@ -35,7 +35,7 @@ from poolrt.posix.processes import kill_descendants
 from poolrt.posix.reaping import reap_any
 from poolrt.posix.signals import do_nothing, ignore_with_noop_handlers, wakeup_socket
 from poolrt.steward import main as steward_main
-from poolrt.template.checks import connected_sockets, other_threads
+from poolrt.template.checks import connected_sockets, other_threads, unenforced_limits
 from poolrt.template.config import TemplateConfig, decode_config
 
 if TYPE_CHECKING:
@@ -210,6 +210,7 @@ def run(sock: socket.socket, config: TemplateConfig) -> int:
     warnings = [
         f"importing the app left the thread {name!r} running: it does not exist in children" for name in other_threads()
     ]
+    warnings.extend(unenforced_limits(app))
     ignore_with_noop_handlers(_ABSORBED)
     signal.signal(signal.SIGCHLD, do_nothing)
     broker = app.broker

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import shutil
 import socket
 import subprocess
 import time
@@ -33,7 +34,7 @@ class SqliteFile:
     def empty(self) -> None:
         """Remove the database with its journal files."""
         for file in self.path.parent.glob(self.path.name + "*"):
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def cpu_seconds(self) -> float:
         """Return nothing: there is no server."""

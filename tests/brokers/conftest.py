@@ -15,6 +15,7 @@ from typing import Protocol
 import pytest
 
 from poolrt.brokers.base import Broker
+from poolrt.brokers.sqlite import SqliteBroker
 from poolrt.clock import FakeClock
 from poolrt.message import Enqueue, Owner, new_task_id
 
@@ -40,11 +41,7 @@ def broker_factory(request: pytest.FixtureRequest, node_dir: Path, clock: FakeCl
     made: list[Broker] = []
 
     def make(*, timeout: float = 5.0, real_clock: bool = False) -> Broker:
-        from poolrt.brokers.sqlite import SqliteBroker
-
-        broker = SqliteBroker(
-            f"sqlite:///{node_dir}/q.db", timeout=timeout, clock=None if real_clock else clock
-        )
+        broker = SqliteBroker(f"sqlite:///{node_dir}/q.db", timeout=timeout, clock=None if real_clock else clock)
         made.append(broker)
         return broker
 
@@ -79,7 +76,9 @@ def put(broker: Broker) -> Callable[..., list[str]]:
 
     def enqueue(count: int = 1, priority: int = 0, eta: float | None = None) -> list[str]:
         ids = [new_task_id() for _ in range(count)]
-        assert all(broker.enqueue([Enqueue(task, b"envelope of " + task.encode(), "default", priority, eta) for task in ids]))
+        assert all(
+            broker.enqueue([Enqueue(task, b"envelope of " + task.encode(), "default", priority, eta) for task in ids])
+        )
         return ids
 
     return enqueue
@@ -105,3 +104,26 @@ def script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+# ---- SQLite alone: tests/brokers/test_sqlite_*.py
+
+
+@pytest.fixture
+def file(node_dir: Path) -> Path:
+    """Where the database is to be; nothing is there yet."""
+    return node_dir / "q.db"
+
+
+@pytest.fixture
+def open_broker(file: Path) -> Iterator[Callable[..., SqliteBroker]]:
+    """Makes clients of ``file``, closed at the end."""
+    made: list[SqliteBroker] = []
+
+    def make(**options: object) -> SqliteBroker:
+        made.append(SqliteBroker(file, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.close()

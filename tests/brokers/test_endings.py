@@ -47,7 +47,9 @@ def test_settle_and_reserve_in_one_call(child: Child, put: Put) -> None:
     assert (second.stale, second.more) == (0, True)
     third = client.settle([Outcome(d, TaskState.SUCCEEDED) for d in second.deliveries], 1, 3)
     assert (ids(third.deliveries), third.more) == (wanted[5:], False)
-    assert client.settle([Outcome(d, TaskState.SUCCEEDED) for d in third.deliveries], 1, 4) == Settled([], 0, more=False)
+    assert client.settle([Outcome(d, TaskState.SUCCEEDED) for d in third.deliveries], 1, 4) == Settled(
+        [], 0, more=False
+    )
 
 
 def test_reserve_none(child: Child, put: Put) -> None:
@@ -151,7 +153,7 @@ def test_a_settle_that_fails_does_nothing(broker: Broker, child: Child, put: Put
     client = child()
     held = client.settle([], 2, 1).deliveries
     broken = Outcome(held[1], TaskState.SUCCEEDED, object())  # type: ignore[arg-type]
-    with pytest.raises(Exception):  # noqa: B017, PT011  whatever the driver says of the object
+    with pytest.raises(Exception):  # noqa: B017  whatever the driver says of the object
         client.settle([Outcome(held[0], TaskState.SUCCEEDED, b"good"), broken], 5, 2)
     assert broker.depth().reserved == 2
     assert client.settle([Outcome(d, TaskState.SUCCEEDED, b"good") for d in held], 0, 3).stale == 0

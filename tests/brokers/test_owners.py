@@ -1,4 +1,4 @@
-"""Contract: one owner at a time, fences, and what happens to what a dead owner held (protocol.md, 1, 2, 4, 6, 17, 18)."""
+"""Contract: one owner at a time, fences, and what a dead owner held (protocol.md, 1, 2, 4, 6, 17, 18)."""
 
 from __future__ import annotations
 

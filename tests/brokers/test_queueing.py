@@ -87,7 +87,7 @@ def test_enqueue_nothing(broker: Broker) -> None:
 def test_enqueue_is_all_or_nothing(broker: Broker) -> None:
     """An item that cannot be stored leaves none of its call behind."""
     good = new_task_id()
-    with pytest.raises(Exception):  # noqa: B017, PT011  whatever the driver says of the object
+    with pytest.raises(Exception):  # noqa: B017  whatever the driver says of the object
         broker.enqueue([Enqueue(good, b"", "default", 0, None), Enqueue("bad", object(), "default", 0, None)])  # type: ignore[arg-type]
     assert broker.find(good) is None
     assert broker.enqueue([Enqueue(good, b"", "default", 0, None)]) == [True]

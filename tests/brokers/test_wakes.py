@@ -1,4 +1,4 @@
-"""Contract: who is told what, when. Nobody polls: an idle child, a steward and a waiter are each woken by a datagram."""
+"""Contract: who is told what, when. Nobody polls: idle children, stewards and waiters are woken by datagrams."""
 
 from __future__ import annotations
 

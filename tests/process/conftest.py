@@ -151,6 +151,12 @@ class Node:
         """The log as it is."""
         return self.log.read_text(errors="replace")
 
+    def told(self) -> list[str]:
+        """The log as people read it."""
+        return [
+            line.get("text") or f"{line['ts'] % 1000:7.3f} {line['level'][:4]} {line['msg']}" for line in self.lines()
+        ]
+
     def plain(self) -> str:
         """What was written beside the log: a traceback of our own, the one line of a refusal."""
         return "\n".join(line["text"] for line in self.lines() if "text" in line)
@@ -296,7 +302,7 @@ class Nodes:
                 node.end()
         finally:
             for node in self.made:
-                print(f"---- log of {node.name}, exit code {node.process.returncode}\n{node.text()}")
+                print(f"---- log of {node.name}, exit code {node.process.returncode}", *node.told(), sep="\n")
         complaints = [complaint for node in self.made for complaint in node.complaints()]
         if complaints:
             pytest.fail("the log of a node complains: " + "\n".join(complaints), pytrace=False)

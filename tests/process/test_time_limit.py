@@ -15,7 +15,7 @@ def test_the_slot_is_free_soon_after_the_limit(serve, tasks, ledger, record, how
     with pytest.raises(TimeLimitExceeded, match=r"its limit is 300ms"):
         result.get(10)
     assert after.get(5) == "after"
-    (killed,) = node.events("child-killed")
+    (killed,) = node.wait_event("child-killed")
     assert (killed["task"], killed["task_id"]) == ("overrun", result.id)
     began = float(ledger.lines()[0][2])
     assert 0.3 <= killed["at"] - began < 1.3
@@ -24,7 +24,7 @@ def test_the_slot_is_free_soon_after_the_limit(serve, tasks, ledger, record, how
     assert 0.3 <= ended.runtime < 1.3
     assert ended.envelope is not None
     assert ledger.column() == ["t", "after"], "the task ran once"
-    (told,) = node.events("task-failed")
+    (told,) = node.wait_event("task-failed")
     assert told["task_id"] == result.id
     assert not node.events("task-requeued")
 
@@ -75,8 +75,9 @@ def test_two_hundred_tasks_about_as_long_as_their_limit(serve, tasks, ledger, re
             assert (ended.state, with_value) == (TaskState.SUCCEEDED, i)
         records.append(ended)
     assert sorted(map(int, ledger.column())) == list(range(200)), "each ran once"
-    killed = {event["task_id"] for event in node.events("child-killed")}
     failed = {result.id for result, ended in zip(results, records, strict=True) if ended.state is TaskState.FAILED}
+    node.wait_event("task-failed", len(failed))
+    killed = {event["task_id"] for event in node.events("child-killed")}
     assert failed == {event["task_id"] for event in node.events("task-failed")}
     assert failed == killed, "a child was killed for a task that ended by itself, or the other way round"
     assert 0 < len(failed) < 200, f"{len(failed)} of 200 were killed: the test does not test the edge"

@@ -30,8 +30,9 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 
 def breaks_connection(error: sqlite3.Error) -> bool:
-    """Whether the connection should not be used again: a new one looks at the file afresh."""
-    return code_of(error) not in {*_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CONSTRAINT}
+    """Whether the connection should not be used again: a new one looks at the file afresh (it may be opened for
+    reading only, and would stay so)."""
+    return code_of(error) not in {*_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CONSTRAINT}
 
 
 def translated(error: sqlite3.Error, path: str) -> BrokerError:

@@ -27,7 +27,7 @@ from urllib.parse import quote
 from poolrt.brokers.sqlite import fork, schema
 from poolrt.brokers.sqlite.claims import ClaimsLock
 from poolrt.brokers.sqlite.failures import breaks_connection, is_busy, translated, translated_os
-from poolrt.errors import BrokerBusy, BrokerCorrupt, BrokerError, BrokerIncompatible
+from poolrt.errors import BrokerBusy, BrokerCorrupt, BrokerError, BrokerIncompatible, BrokerReadOnly
 from poolrt.posix.files import is_network_filesystem, open_private
 
 T = TypeVar("T")
@@ -58,7 +58,8 @@ class Store:
         self._claims: ClaimsLock | None = None
         self._pid = 0
         self._identity = (0, 0)
-        self._unusable = ""
+        self._unusable: BrokerError | None = None
+        """Why no connection may be used in this process any more."""
         fork.watch(self)
 
     # ---- calls
@@ -78,10 +79,11 @@ class Store:
                 self._patiently(lambda: db.execute("begin immediate"), deadline)
                 try:
                     result = work(db)
+                    self._refuse_if_stranded()
                     db.execute("commit")
                     return result
                 except BaseException:
-                    if db.in_transaction:  # some errors roll back by themselves
+                    if not self._unusable and db.in_transaction:  # some errors roll back by themselves
                         db.execute("rollback")
                     raise
             finally:
@@ -111,14 +113,15 @@ class Store:
 
     @contextmanager
     def _locked(self, deadline: float) -> Iterator[None]:
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        lock = self._lock  # after a fork from inside the call there is another one
+        if not lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise BrokerBusy(f"{self.path}: another thread of this process did not finish in {self.timeout} s")
         try:
             self._user = threading.get_ident()
             yield
         finally:
             self._user = None
-            self._lock.release()
+            lock.release()
 
     def _patiently(self, call: Callable[[], T], deadline: float) -> T:
         """``call()`` again and again while another connection stands in its way, until ``deadline``."""
@@ -137,27 +140,32 @@ class Store:
 
     def _current(self, deadline: float) -> sqlite3.Connection:
         """The open connection to the file that has the path now."""
+        if self._db is not None and self._pid != os.getpid():
+            self._strand("cannot be used here: C code forked this process while the connection was open; use os.fork")
+        self._refuse_if_stranded()
         if self._db is None:
             return self._connect(deadline)
-        if self._pid != os.getpid():
-            self.strand("C code forked this process with the broker's connection open")
-        if self._unusable:
-            raise BrokerError(f"{self.path}: {self._unusable}; use os.fork between calls, or start a new process")
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
             self._disconnect()
             raise BrokerCorrupt(f"{self.path} was deleted while it was used; what it held is gone") from None
         if (found.st_dev, found.st_ino) != self._identity:
-            self._abandon()
-            raise BrokerCorrupt(
-                f"{self.path} was replaced by another file while it was used; restart the nodes and look which is right"
+            # SQLite sees on closing that the file has moved, and leaves the files beside it alone. But the next to
+            # open the new file would apply the old one's WAL to it.
+            self._disconnect()
+            self._unusable = BrokerCorrupt(
+                f"{self.path} was replaced by another file while it was used: stop all that use it, remove "
+                f"{self.path}-wal and {self.path}-shm, and start again"
             )
+            self._refuse_if_stranded()
         return self._db
 
-    def _connect(self, deadline: float) -> sqlite3.Connection:
+    def _refuse_if_stranded(self) -> None:
         if self._unusable:
-            raise BrokerError(f"{self.path}: {self._unusable}; use os.fork between calls, or start a new process")
+            raise type(self._unusable)(*self._unusable.args)
+
+    def _connect(self, deadline: float) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < schema.OLDEST_SQLITE:
             oldest = ".".join(map(str, schema.OLDEST_SQLITE))
             raise BrokerIncompatible(f"this Python has SQLite {sqlite3.sqlite_version}; poolrt needs {oldest} or newer")
@@ -205,12 +213,6 @@ class Store:
         if db is not None:
             db.close()
 
-    def _abandon(self) -> None:
-        """Let go of the connection without closing it: its close would act on files that are not its own any more."""
-        _abandoned.append(self._db)
-        self._db = None
-        self._disconnect()
-
     # ---- around a fork, called by `fork` alone
 
     def before_fork(self) -> bool:
@@ -234,11 +236,11 @@ class Store:
         self._lock = threading.Lock()
         self._user = None
         if not clean:
-            self.strand("this process was forked in the middle of a call to the broker")
+            self._strand("cannot be used here: this process was forked in the middle of a call to the broker")
 
-    def strand(self, why: str) -> None:
+    def _strand(self, why: str) -> None:
         """Never use or close the inherited connection, and open no other: SQLite would share its state with it."""
-        self._unusable = why
+        self._unusable = BrokerError(f"{self.path} {why}")
         _abandoned.append(self._db)
         self._db = self._claims = None
 
@@ -252,6 +254,7 @@ def _identity(path: str) -> tuple[int, int]:
 
     Raises:
         BrokerError: others could write to it, so that neither its messages nor its code could be trusted.
+        BrokerReadOnly: this process cannot write to it, or to its folder.
     """
     try:
         found = os.stat(path)
@@ -268,4 +271,8 @@ def _identity(path: str) -> tuple[int, int]:
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = stat.S_IMODE(found.st_mode)
         raise BrokerError(f"{path} can be written by others (mode {mode:04o}); after a look at it: chmod 600 {path}")
+    for needed in (path, os.path.dirname(path)):
+        # Asked first: SQLite would open it for reading only, and leave a -wal and -shm of the same mode behind.
+        if not os.access(needed, os.W_OK):
+            raise BrokerReadOnly(f"{needed} cannot be written: check its permissions, or the mount")
     return found.st_dev, found.st_ino

@@ -134,6 +134,27 @@ def test_kill_tree_catches_a_runner(fork, lifeline, attempt):
     assert _all_closed(reader)
 
 
+def test_kill_tree_stops_the_one_who_forks(fork, lifeline):
+    """A process that starts one after the other is stopped first: none is started behind the back of the walk."""
+    reader, writer = lifeline
+
+    def spawn(talk):
+        for count in range(1_000_000):
+            if os.fork() == 0:
+                signal.alarm(10)  # a failing test leaves nobody for long
+                signal.pause()
+                os._exit(0)
+            if count == 5:
+                talk.say("spawning")
+
+    top = fork(spawn)
+    os.close(writer)
+    top.hear()
+    assert len(processes.kill_tree(top.pid)) > 5
+    top.wait()
+    assert _all_closed(reader)
+
+
 def test_a_reused_pid_is_not_killed(fork):
     """A victim whose start time differs from the one that was read is somebody else."""
     child = fork(_idle)
