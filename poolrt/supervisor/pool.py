@@ -24,7 +24,7 @@ from poolrt.posix.pidfd import Stopped, send_signal, stop_and_wait
 from poolrt.posix.processes import kill_tree
 from poolrt.posix.unix_sockets import seqpacket_pair
 from poolrt.settings import Settings
-from poolrt.states import ChildState, Order
+from poolrt.states import Activity, ChildState, Order
 from poolrt.supervisor.exits import Ending, Exit, judge_exit
 from poolrt.supervisor.judge import judge
 from poolrt.supervisor.lifecycle import CHILD, STEWARD, Child
@@ -313,7 +313,7 @@ class Pool:
         numbers: dict[str, Any] = {"done": row.done}
         if child.up_at is not None:
             numbers["age"] = round(time.monotonic() - child.up_at, 3)
-        running = verdict.verdict != "none"
+        running = row.activity is Activity.RUN and row.generation == child.generation  # also one that is put back
         task, task_id = (row.task, row.task_id) if running else ("", "")
         match verdict.ending:
             case Ending.PLANNED:

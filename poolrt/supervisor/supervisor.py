@@ -18,27 +18,13 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from poolrt import notice
 from poolrt.control import socket_path
 from poolrt.errors import ExitCode, NodeNameTaken, PoolrtError
 from poolrt.events import Event, EventKind
-from poolrt.notice import (
-    Exited,
-    Forked,
-    ForkFailed,
-    Happened,
-    Leaving,
-    Poke,
-    Ready,
-    Reclaim,
-    Settled,
-    Status,
-    Trouble,
-    Up,
-)
 from poolrt.posix.prctl import become_subreaper
 from poolrt.posix.processes import kill_descendants
 from poolrt.posix.reaping import reap_any
@@ -60,6 +46,8 @@ from poolrt.supervisor.watcher import Watcher
 log = logging.getLogger("poolrt.supervisor")
 
 _TICK = 1.0
+_ONE_STOP = 0.2
+"""Signals closer together are one wish: ``timeout`` and a terminal signal the process and its group."""
 _STEWARD_MAY_TAKE = 5.0
 """Seconds the steward has, after the last child, to settle what is left."""
 
@@ -87,14 +75,15 @@ class Supervisor:
         self.failure = ""
         """Why the node could not start or gave up."""
         self.app = self.broker = ""
-        self.queue: Status | None = None
+        self.queue: notice.Status | None = None
         self.pool: Pool | None = None
         self._files: NodeFiles | None = None
         self._grace_ends = float("inf")
+        self._draining_since = 0.0
         self._signals: list[int] = []
         self._next_tick = 0.0
         self._watcher = Watcher()
-        self.control = ControlServer(self._watcher, self._serve, self._owner_gone)
+        self.control = ControlServer(self._watcher, partial(requests.serve, self), self._owner_gone)
         self.reporter = Reporter(self.node, lambda event: self.control.broadcast(as_object(event)), on_event)
         self._gate = Gate()
         self._lifelines = Lifelines(self._watcher, self._from_child)
@@ -182,6 +171,8 @@ class Supervisor:
         if number == signal.SIGCHLD:
             _reap()
         elif self.state is NodeState.DRAINING:
+            if time.monotonic() - self._draining_since < _ONE_STOP:
+                return
             log.warning("second %s: stopping now", signal.Signals(number).name)
             self._grace_ends = time.monotonic()
         else:
@@ -216,19 +207,19 @@ class Supervisor:
 
     def _from_template(self, received: notice.Notice, fds: list[int]) -> None:
         assert self.pool is not None
-        if isinstance(received, Forked):
+        if isinstance(received, notice.Forked):
             self.pool.forked(received, fds[0])
-        elif isinstance(received, Exited):
+        elif isinstance(received, notice.Exited):
             self._child_exited(received)
-        elif isinstance(received, ForkFailed):
+        elif isinstance(received, notice.ForkFailed):
             log.error("cannot fork: %s", received.text)
             child = self.pool.find(received.slot, received.generation)
             if child is not None:
                 self.pool.ended(child, 1)
-        elif isinstance(received, Happened):
+        elif isinstance(received, notice.Happened):
             self.reporter.report(received.event)
 
-    def _template_ready(self, ready: Ready) -> None:
+    def _template_ready(self, ready: notice.Ready) -> None:
         self.app, self.broker = ready.app, ready.broker
         for warning in ready.warnings:
             self.reporter.emit(EventKind.WARNING, cause=warning)
@@ -278,27 +269,27 @@ class Supervisor:
 
     def _from_child(self, child: Child, received: notice.Notice) -> None:
         assert self.pool is not None
-        if isinstance(received, Up):
+        if isinstance(received, notice.Up):
             self._child_up(child, received)
-        elif isinstance(received, Leaving):
+        elif isinstance(received, notice.Leaving):
             self.pool.leaves(child, received)
         elif isinstance(received, notice.BootFailed):
             self._boot_failed(child, received.traceback)
-        elif isinstance(received, Status):
+        elif isinstance(received, notice.Status):
             self.queue = received
             self._steward.heard()
-        elif isinstance(received, Poke):
+        elif isinstance(received, notice.Poke):
             self.pool.look_now()
-        elif isinstance(received, Settled):
+        elif isinstance(received, notice.Settled):
             command = self.pool.ticket_done(received.ticket)
-            if isinstance(command, Reclaim) and self._files is not None:
+            if isinstance(command, notice.Reclaim) and self._files is not None:
                 self._files.confirm(command.incarnation)
-        elif isinstance(received, Happened):
+        elif isinstance(received, notice.Happened):
             self.reporter.report(received.event)
-        elif isinstance(received, Trouble):
+        elif isinstance(received, notice.Trouble):
             self._trouble.said(child, received.text)
 
-    def _child_up(self, child: Child, up: Up) -> None:
+    def _child_up(self, child: Child, up: notice.Up) -> None:
         assert self.pool is not None
         self.pool.is_up(child, up)
         if child.role == STEWARD:
@@ -317,7 +308,7 @@ class Supervisor:
             if self.state is NodeState.STARTING and self._steward.failures >= MAX_IMPORTS:
                 self.give_up(ExitCode.BROKER_UNUSABLE, child.cause)
 
-    def _child_exited(self, exited: Exited) -> None:
+    def _child_exited(self, exited: notice.Exited) -> None:
         assert self.pool is not None
         child = self.pool.find(exited.slot, exited.generation)
         if child is not None:
@@ -337,6 +328,7 @@ class Supervisor:
         if self.state in (NodeState.DRAINING, NodeState.STOPPED):
             return
         self.state = NodeState.DRAINING
+        self._draining_since = time.monotonic()
         self.reporter.emit(EventKind.NODE_DRAINING, cause=why, numbers={"grace": allowed})
         if self.pool is None:
             self.stop_now()
@@ -389,9 +381,6 @@ class Supervisor:
         self._watcher.close()
 
     # ---- control connections
-
-    def _serve(self, client: Client, request: dict[str, Any]) -> None:
-        requests.serve(self, client, request)
 
     def await_ready(self, client: Client) -> None:
         """Answer this client when the first child is up, or when the start failed."""

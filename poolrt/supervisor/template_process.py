@@ -16,6 +16,9 @@ from poolrt.posix.pidfd import is_exited, open_pidfd, send_signal
 from poolrt.posix.unix_sockets import seqpacket_pair
 from poolrt.supervisor.node_files import MARK
 
+_IMPORTING = 0.2
+"""Seconds a template that is still importing gets to end: it reads no end-of-file, and holds nothing to clean up."""
+
 
 class TemplateProcess:
     """One template.
@@ -83,7 +86,7 @@ class TemplateProcess:
         while self._unsent:
             for fd in self._unsent.popleft()[1]:
                 os.close(fd)
-        went = is_exited(self.pidfd, timeout)
+        went = is_exited(self.pidfd, timeout if self.ready else min(timeout, _IMPORTING))
         if not went:
             send_signal(self.pidfd, signal.SIGKILL)
             is_exited(self.pidfd, 5.0)

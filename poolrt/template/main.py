@@ -249,4 +249,8 @@ def main(arguments: list[str]) -> int:
     sock.set_inheritable(False)
     with os.fdopen(config_fd, "rb") as file:
         config = decode_config(file.read())
-    return run(sock, config)
+    try:
+        return run(sock, config)
+    except BrokenPipeError:  # the supervisor stopped, or died, while the app was imported
+        kill_descendants(os.getpid())
+        return 1

@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -111,22 +112,12 @@ def test_a_file_that_others_can_write_is_refused(file: Path, open_broker: Open) 
 
 def test_someone_elses_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of another user is not opened, and both users are named."""
-    with SqliteBrokerClosing(file) as broker:
+    with closing(SqliteBroker(file)) as broker:
         put(broker)
     mine = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
     with pytest.raises(BrokerError, match=f"uid {mine}, not to {mine + 1}"):
         SqliteBroker(file).depth()
-
-
-class SqliteBrokerClosing(SqliteBroker):
-    """A broker for one ``with`` block."""
-
-    def __enter__(self) -> SqliteBroker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def test_a_missing_folder_is_named(node_dir: Path) -> None:

@@ -99,7 +99,7 @@ def test_every_older_version_has_its_migration() -> None:
     assert sorted(schema.MIGRATIONS) == list(range(1, schema.VERSION))
 
 
-def test_many_processes_make_one_file(file: Path, script: Script) -> None:
+def test_many_processes_make_one_file(file: Path, script: Script, open_broker: Open) -> None:
     """Processes that start at once on no file agree on one set of tables."""
     source = (
         "import sys\n"
@@ -117,8 +117,7 @@ def test_many_processes_make_one_file(file: Path, script: Script) -> None:
         process.stdin.write("go\n")
         process.stdin.flush()
     assert [process.wait() for process in processes] == [0] * 6
-    with SqliteBrokerClosing(file) as broker:
-        assert broker.depth().queued == 6
+    assert open_broker().depth().queued == 6
 
 
 def test_hot_statements_use_their_indexes(file: Path, open_broker: Open) -> None:

@@ -174,6 +174,7 @@ FAULTS = {
         {"records": {**FULL.records, "3": record(DEAD, lost=1)}, "events": [crash("3")]},
         ["crash#3 lost 1 children, 1 were reported and 2 were meant"],
     ),
+    "the pool had to be killed": ({"exit_code": -9}, ["the pool did not stop by itself: its exit code is -9"]),
     "a process is left": ({"left_over": ["77 (sleep 9)"]}, ["1 processes are left over: 77 (sleep 9)"]),
 }
 

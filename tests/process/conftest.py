@@ -221,6 +221,10 @@ class Node:
             "children": [child["pid"] for child in status["children"]],
         }
 
+    def child_of(self, role: str) -> int:
+        """The pid of its template or steward."""
+        return self.pids()[role][0]
+
     def tree(self) -> list[int]:
         """Every process of it that is there now, the supervisor first."""
         return [self.pid, *(process.pid for process in psutil.Process(self.pid).children(recursive=True))]

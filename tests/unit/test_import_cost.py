@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Change it on purpose: a module that joins this list is paid for by everyone who imports poolrt.
-LOADED = ("poolrt",)
+LOADED = ("poolrt", "poolrt.version")
 
 # Optional or slow (milliseconds each, redis 117, rich 38): they load where they are used.
 NOT_LOADED = (

@@ -65,6 +65,8 @@ class Account:
     """Files, lines, nodes, functions and classes, added up from the results."""
     left_over: Sequence[str]
     """Processes found after the stop, one line each."""
+    exit_code: int = 0
+    """The supervisor's."""
     seconds: float
 
     def count(self, state: TaskState) -> int:
@@ -74,6 +76,8 @@ class Account:
     def problems(self) -> list[str]:
         """What does not balance, one line each."""
         found = [*self._not_ended(), *self._differs(), *self._not_as_meant(), *self._crashes_not_named()]
+        if self.exit_code:
+            found.append(f"the pool did not stop by itself: its exit code is {self.exit_code}")
         if self.left_over:
             found.append(f"{len(self.left_over)} processes are left over: {'; '.join(self.left_over)}")
         return found

@@ -9,6 +9,7 @@ this process ──starts──▶ supervisor ──▶ template ──▶ child
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +25,13 @@ from poolrt.embed import Supervisor
 from poolrt.errors import PoolrtError
 from poolrt.message import Record, decode_record
 from poolrt.posix import processes
+from poolrt.posix.pidfd import open_pidfd, send_signal
 from poolrt.states import FINAL, TaskState
 
 DEADLINE: Final = 52.0
-"""Seconds after which the demo stops waiting and says what is missing; the stop has three more."""
+"""Seconds after which the demo stops waiting and says what is missing; the stop may take ``STOP`` more."""
 GRACE: Final = 3.0
+STOP: Final = 5.0
 BOOT: Final = 20.0
 TASKS_A_CHILD: Final = 100
 MAX_DELIVERIES: Final = 3
@@ -115,7 +118,7 @@ def run(concurrency: int, screen: Screen, log: Path) -> Account:
             watch = Watch(app.broker, pool, screen, enqueue(files), started)
             watch.until_all_ended()
         witness.join()
-        return watch.account(witness.events, left_over(incarnation, before))
+        return watch.account(witness.events, left_over(incarnation, before), pool.exit_code or 0)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(f"processes left over: {len(left_over(incarnation, before))}")
         raise
@@ -194,7 +197,7 @@ class Watch:
         seconds = now - self._started
         self._screen.progress(Progress(len(self._accepted), ended, seconds, waiting, self._pool.status()))
 
-    def account(self, events: Sequence[Mapping[str, Any]], left: Sequence[str]) -> Account:
+    def account(self, events: Sequence[Mapping[str, Any]], left: Sequence[str], exit_code: int) -> Account:
         """The account, from what the broker says now that the pool has stopped."""
         pending: dict[str, str] = {}
         for task in self._accepted:
@@ -214,6 +217,7 @@ class Watch:
             events=events,
             sums=add_up(self._accepted, self.records, trusted=self._broker.trusted),
             left_over=left,
+            exit_code=exit_code,
             seconds=time.monotonic() - self._started,
         )
 
@@ -253,4 +257,19 @@ def started_quietly(pool: Supervisor, log: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        stop_within(pool, STOP)
+
+
+def stop_within(pool: Supervisor, seconds: float) -> None:
+    """Stop the pool; a supervisor that takes longer is killed, and the template then ends everything below it."""
+    if pool.pid is None:
+        return
+    handle = open_pidfd(pool.pid)
+    timer = threading.Timer(seconds, send_signal, (handle, signal.SIGKILL))
+    timer.start()
+    try:
         pool.stop()
+    finally:
+        timer.cancel()
+        timer.join()
+        os.close(handle)
