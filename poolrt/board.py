@@ -24,7 +24,7 @@ from poolrt.states import Activity, Order
 ROW_BYTES: Final = 512
 ROW_CELLS: Final = 64
 SLOTS: Final = 1024
-"""Rows of a board; the file is sparse, so unused ones cost nothing."""
+"""Rows of a board: half a MiB on disk, and of memory only the pages of rows that are used."""
 _MAGIC: Final = b"poolrt-board-1\n"
 _ID_BYTES: Final = 128
 _NAME_BYTES: Final = 128
@@ -89,7 +89,8 @@ class Board:
     def initialize(fd: int, incarnation: str) -> None:
         """Make the file behind ``fd`` an empty board of ``incarnation``."""
         os.ftruncate(fd, 0)
-        os.ftruncate(fd, ROW_BYTES * (SLOTS + 1))
+        # Allocated now, and not by the first write: on a full disk that write would be a SIGBUS.
+        os.posix_fallocate(fd, 0, ROW_BYTES * (SLOTS + 1))
         os.pwrite(fd, _MAGIC + incarnation.encode() + b"\n", 0)
 
     @property

@@ -61,8 +61,8 @@ def _encode(value: Any, reason: str | None, *, trusted: bool, what: str) -> tupl
     if reason is None:
         try:
             return JSON, _json_encoder.encode(value)
-        except (UnicodeEncodeError, msgspec.EncodeError) as error:  # lone surrogates
-            reason = str(error)
+        except UnicodeEncodeError:
+            reason = "a str with a lone surrogate"
     if not trusted:
         raise EncodingError(
             f"{what} holds {reason}, which JSON does not carry; pass plain values (str, int, list, dict, …)"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal, cast
+from urllib.parse import parse_qsl
+
 from poolrt.brokers.base import Broker
 from poolrt.errors import ConfigurationError
+from poolrt.settings import parse_duration
 
 
 def broker_from_url(url: str) -> Broker:
@@ -14,8 +18,21 @@ def broker_from_url(url: str) -> Broker:
     """
     scheme, separator, _ = url.partition("://")
     if separator and scheme == "sqlite":
-        from poolrt.brokers.sqlite import SqliteBroker
-
-        return SqliteBroker(url)
+        return _sqlite(url)
     shown = f"{scheme}://…" if separator else repr(url)
     raise ConfigurationError(f"no broker for {shown}; write for example sqlite:///poolrt.db")
+
+
+def _sqlite(url: str) -> Broker:
+    """``sqlite:///file.db?durability=power&timeout=2s``."""
+    from poolrt.brokers.sqlite import SqliteBroker
+
+    file, _, query = url.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    durability = options.pop("durability", "process")
+    timeout = parse_duration(options.pop("timeout", 5.0))
+    if options:
+        raise ConfigurationError(f"{url!r}: unknown option {', '.join(options)}; known: durability, timeout")
+    if durability not in {"process", "power"}:
+        raise ConfigurationError(f"{url!r}: durability is process or power, not {durability!r}")
+    return SqliteBroker(file, durability=cast("Literal['process', 'power']", durability), timeout=timeout)

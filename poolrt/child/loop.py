@@ -23,6 +23,8 @@ from poolrt.notice import Leaving, Trouble
 from poolrt.states import Activity, Order
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from poolrt.board import RowWriter
     from poolrt.brokers.base import Broker
     from poolrt.child.executor import Execution, Executor
@@ -167,7 +169,7 @@ class Loop:
         if settled.deliveries:
             self._take(settled.deliveries)
             if self._woken and settled.more:
-                self._broker.nudge()
+                self._unless_refused(self._broker.nudge)
             self._woken = False
         self._row.held(len(self._held))
 
@@ -206,9 +208,21 @@ class Loop:
             else:
                 executions.append(prepared)
         keep = self._pace.keep([execution.message.task for execution in executions])
-        if keep < len(executions):
-            self._broker.release([execution.delivery for execution in executions[keep:]])
+        rest = [execution.delivery for execution in executions[keep:]]
+        if rest and not self._unless_refused(lambda: self._broker.release(rest)):
+            keep = len(executions)
         self._held.extend(executions[:keep])
+
+    def _unless_refused(self, call: Callable[[], object]) -> bool:
+        """Make a call whose failure loses nothing; whether the broker did it."""
+        try:
+            call()
+        except Fenced:
+            raise
+        except BrokerError as error:
+            log.info("the broker did not do a favour: %s", error)
+            return False
+        return True
 
     def _leave(self, reason: str) -> None:
         """Say so, so that a successor takes the place now; then put back what is held and settle the rest."""
@@ -218,7 +232,7 @@ class Loop:
         self._held.clear()
         if self._outcomes:
             self._commit(0)
-        if held:
-            self._broker.release(held)
+        if held:  # refused or not: the steward puts back what a child that is gone still held
+            self._unless_refused(lambda: self._broker.release(held))
         self._row.held(0)
         self._row.activity(Activity.LEAVE)

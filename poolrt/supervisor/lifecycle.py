@@ -22,8 +22,8 @@ class Child:
     """A process the template was asked for. Invariant: ``state`` changes by ``move`` alone."""
 
     __slots__ = (
-        "cause", "generation", "leave_reason", "lifeline", "max_tasks", "pid", "pidfd", "requested_at", "role",
-        "slot", "standby", "state", "ticket", "up_at", "verdict",
+        "cause", "died_at", "generation", "leave_reason", "lifeline", "max_tasks", "pid", "pidfd", "requested_at",
+        "role", "slot", "standby", "state", "ticket", "up_at", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -37,6 +37,8 @@ class Child:
         self.max_tasks = max_tasks
         self.requested_at = now
         self.up_at: float | None = None
+        self.died_at = 0.0
+        """When a tick first saw it dead and the template had not said so: a template that stands still says nothing."""
         self.pid = 0
         self.pidfd = -1
         self.lifeline: socket.socket | None = None

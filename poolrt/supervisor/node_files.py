@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,11 +20,16 @@ from poolrt.board import Board, BoardDamaged
 from poolrt.errors import NodeNameTaken
 from poolrt.posix.files import open_private
 from poolrt.posix.locks import LockHeld, NodeLock
-from poolrt.posix.processes import is_alive, marked
+from poolrt.posix.processes import holding, is_alive, marked
 from poolrt.posix.unix_sockets import bind_datagram
+
+log = logging.getLogger("poolrt.supervisor")
 
 MARK = "POOLRT_INCARNATION"
 """The environment variable that every process of a start carries from its exec on."""
+
+_DYING = 1.0
+"""Seconds that what was killed may take to be gone."""
 
 
 class NodeFiles:
@@ -44,15 +50,9 @@ class NodeFiles:
         self.directory = directory
         self.node = node
         self.incarnation = incarnation
-        try:
-            self.lock = NodeLock.acquire(directory / f"{node}.lock")
-        except LockHeld as error:
-            raise NodeNameTaken(
-                f"node {node!r} runs already (pid {error.pid or 'unknown'}, lock {directory / node}.lock); "
-                "stop it, or give this one another --node-name"
-            ) from None
         self.swept: list[int] = []
-        former = self._listed()
+        self.lock = self._acquire(directory / f"{node}.lock")
+        former = self._listed(self.lock.read())
         for earlier in former:
             self.swept.extend(self._sweep(earlier))
         self.board_fd = open_private(directory / f"{node}.board", os.O_RDWR | os.O_CREAT)
@@ -65,9 +65,31 @@ class NodeFiles:
             self._wake_path.unlink()
         self.wake: socket.socket = bind_datagram(self._wake_path)
 
-    def _listed(self) -> list[str]:
+    def _acquire(self, path: Path) -> NodeLock:
+        """Take the lock; if only what a dead supervisor left behind holds it, end that first.
+
+        Every process of a start but its supervisor carries the start's mark. So a holder without a listed mark is a
+        supervisor that lives, and holders that cannot be seen (another container's) may be.
+        """
+        deadline = time.monotonic() + _DYING
+        while True:
+            try:
+                return NodeLock.acquire(path)
+            except LockHeld as error:
+                pid = error.pid
+            holders = set(holding(path))
+            left = {pid for earlier in self._listed(path.read_bytes()) for pid in marked(MARK, earlier)}
+            if not holders <= left or not (holders or self.swept) or time.monotonic() > deadline:
+                raise NodeNameTaken(
+                    f"node {self.node!r} runs already (pid {pid or 'unknown'}, lock {path}); "
+                    "stop it, or give this one another --node-name"
+                )
+            self.swept.extend(self._end(sorted(holders)))
+
+    @staticmethod
+    def _listed(written: bytes) -> list[str]:
         try:
-            content = json.loads(self.lock.read() or b"{}")
+            content = json.loads(written or b"{}")
         except ValueError:
             return []
         listed = content.get("incarnations", []) if isinstance(content, dict) else []
@@ -75,6 +97,13 @@ class NodeFiles:
 
     def _write(self, incarnations: list[str]) -> None:
         self.lock.write(json.dumps({"pid": os.getpid(), "incarnations": incarnations}).encode() + b"\n")
+
+    def _try_write(self, incarnations: list[str]) -> None:
+        """As ``_write``; a name too many costs the next start an idempotent reclaim, so a full disk stops nobody."""
+        try:
+            self._write(incarnations)
+        except OSError as error:
+            log.warning("cannot update %s: %s", self.lock.path, error)
 
     def _left_running(self, incarnation: str) -> tuple[tuple[int, int, int, int], ...] | None:
         try:
@@ -86,14 +115,18 @@ class NodeFiles:
         finally:
             board.close()
 
+    @classmethod
+    def _sweep(cls, incarnation: str) -> list[int]:
+        """End what an earlier start left."""
+        return cls._end(marked(MARK, incarnation))
+
     @staticmethod
-    def _sweep(incarnation: str) -> list[int]:
-        """End what an earlier start left, and see it dead for at most a second."""
-        left = marked(MARK, incarnation)
+    def _end(left: list[int]) -> list[int]:
+        """SIGKILL these, and see them dead for at most a second."""
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 1.0
+        deadline = time.monotonic() + _DYING
         while any(is_alive(pid) for pid in left) and time.monotonic() < deadline:
             time.sleep(0.002)
         return left
@@ -101,7 +134,7 @@ class NodeFiles:
     def confirm(self, incarnation: str) -> None:
         """Note that an earlier start holds nothing any more."""
         self.former.pop(incarnation, None)
-        self._write([*self.former, self.incarnation])
+        self._try_write([*self.former, self.incarnation])
 
     def close(self, *, clean: bool) -> None:
         """Give the name back; ``clean`` says that this start holds nothing any more."""
@@ -111,5 +144,5 @@ class NodeFiles:
         self.board.close()
         os.close(self.board_fd)
         if clean:
-            self._write(list(self.former))
+            self._try_write(list(self.former))
         self.lock.release()

@@ -20,7 +20,7 @@ from poolrt import notice
 from poolrt.board import SLOTS, Board, Row
 from poolrt.events import EventKind
 from poolrt.notice import Bury, Exited, Fork, Forked, Leaving, Poke, Reclaim, Up
-from poolrt.posix.pidfd import Stopped, send_signal, stop_and_wait
+from poolrt.posix.pidfd import Stopped, is_exited, send_signal, stop_and_wait
 from poolrt.posix.processes import kill_tree
 from poolrt.posix.unix_sockets import seqpacket_pair
 from poolrt.settings import Settings
@@ -122,7 +122,7 @@ class Pool:
 
     def reconcile(self) -> None:
         """Bring the pool to what is wanted; safe to call at any time."""
-        if self.broken or self._backoff.remaining(time.monotonic()):
+        if self.broken or not self.template.ready or self._backoff.remaining(time.monotonic()):
             return
         self._leaving = [child for child in self._leaving if child.working]
         recycles = self._settings.max_tasks_per_child or self._settings.max_lifetime
@@ -191,6 +191,8 @@ class Pool:
         child.pid, child.pidfd = forked.pid, pidfd
         if child.state is ChildState.REQUESTED:
             child.move(ChildState.STARTING)
+        elif child.state is ChildState.CONDEMNED:  # before it had a pid to be killed by
+            kill_tree(child.pid, child.pidfd)
 
     def leaves(self, child: Child, leaving: Leaving) -> None:
         """A child says that it takes no more work: its successor may start now."""
@@ -266,13 +268,17 @@ class Pool:
             send_signal(child.pidfd, signal.SIGCONT)
 
     def check_boots(self) -> bool:
-        """Condemn what was forked and is not up after ``boot_timeout``; whether the template still forks at all."""
-        limit = time.monotonic() - self._settings.boot_timeout
+        """Condemn what was forked and is not up after ``boot_timeout``; whether the template still forks and reaps."""
+        now = time.monotonic()
+        limit = now - self._settings.boot_timeout
         late = [child for child in self if child.alive and child.up_at is None and child.requested_at < limit]
         for child in late:
             if child.pid:
                 self.condemn(child, f"not up within {self._settings.boot_timeout:g} s", "none")
-        return all(child.pid for child in late)
+        dead = [child for child in self if child.alive and child.pid and is_exited(child.pidfd)]
+        for child in dead:
+            child.died_at = child.died_at or now
+        return all(child.pid for child in late) and not any(child.died_at < limit for child in dead)
 
     # ---- exits
 

@@ -78,6 +78,7 @@ class TemplateKeeper:
         """End the template and all it forked; waits at most some seconds for it."""
         process, self.process = self.process, None
         if process is not None:
+            process.ready = False  # the pool still names it, and must ask it for nothing any more
             self._watcher.unwatch(process.socket.fileno())
             process.close(3.0)
 

@@ -26,7 +26,7 @@ from poolrt.app.location import load
 from poolrt.board import Board
 from poolrt.child import main as child_main
 from poolrt.child.main import Place
-from poolrt.errors import ExitCode
+from poolrt.errors import BrokerError, ExitCode
 from poolrt.events import Event, EventKind
 from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, Happened, NodeFiles, Ready, shorten
 from poolrt.posix.pidfd import open_pidfd
@@ -197,7 +197,7 @@ def run(sock: socket.socket, config: TemplateConfig) -> int:
         app, seconds = _import(config)
         peers = connected_sockets(spare=sock.fileno())
     except BaseException as error:  # noqa: BLE001  the user's import can raise anything, SystemExit included
-        code = getattr(error, "exit_code", ExitCode.BOOT_FAILED)
+        code = error.exit_code if isinstance(error, BrokerError) else ExitCode.BOOT_FAILED
         notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], shorten(_trace_of(error)), int(code)))
         return 1
     if peers:
@@ -219,8 +219,7 @@ def run(sock: socket.socket, config: TemplateConfig) -> int:
         broker.depth()  # is it usable at all; and what its first use loads, children find loaded
         broker.close()
     except Exception as error:  # noqa: BLE001  a broker that cannot be used is told in its own words
-        code = getattr(error, "exit_code", ExitCode.BROKER_UNUSABLE)
-        notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], "", int(code)))
+        notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], "", int(ExitCode.BROKER_UNUSABLE)))
         return 1
     template = Template(sock, app, config)
     gc.collect()

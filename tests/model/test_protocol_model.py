@@ -19,7 +19,7 @@ import pytest
 
 MESSAGES = 2
 BATCH = 2
-GENERATIONS = 3
+GENERATIONS = 4
 
 
 class Rules(NamedTuple):
@@ -81,7 +81,7 @@ class State(NamedTuple):
     """Of the killed child: the supervisor's hard-limit Outcome."""
     pending: tuple[int, int, int] | None = None
     """Without ``atomic_bury``: the verdict on its way, after the requeue."""
-    crashes: int = 1
+    crashes: int = 2
     limits: int = 1
     rescues: int = 1
     losses: int = 1
@@ -152,22 +152,24 @@ def _works(rules: Rules, state: State, child: Child, field: str) -> Iterator[Ste
             raise Broken("a child starts an attempt that it does not hold")
         yield f"{field} runs {index}", put(child._replace(run=child.batch[0], batch=child.batch[1:]))
     if child.run is not None:
-        done = child._replace(run=None)
-        yield f"{field} settles {child.run[0]}", put(
-            done, _settled(rules, state, child.generation, child.run, retry=False)
-        )
-        for retry in (False, True):
-            if retry and not state.retries:
-                continue
-            after = _settled(rules, state, child.generation, child.run, retry=retry)
-            after = after._replace(retries=after.retries - retry)
-            yield f"{field} settles {child.run[0]} retry={retry}", put(done, after)
-            if state.losses and child.unanswered is None:
-                lost = after._replace(losses=after.losses - 1)
-                yield f"{field} settles {child.run[0]}, answer lost", put(done._replace(unanswered=child.run), lost)
+        yield from _settles(rules, state, child, field)
     if child.unanswered is not None:
         after = _settled(rules, state, child.generation, child.unanswered, retry=False)
         yield f"{field} sends its outcome again", put(child._replace(unanswered=None), after)
+
+
+def _settles(rules: Rules, state: State, child: Child, field: str) -> Iterator[Step]:
+    """The child ends what it runs, or retries it; the answer comes or is lost."""
+    assert child.run is not None
+    done = child._replace(run=None)
+    for retry in (False, True)[: 1 + state.retries]:
+        after = _settled(rules, state, child.generation, child.run, retry=retry)
+        after = after._replace(retries=after.retries - retry)
+        name = f"{field} {'retries' if retry else 'ends'} {child.run[0]}"
+        yield name, after._replace(**{field: done})
+        if state.losses and child.unanswered is None:
+            lost = after._replace(losses=after.losses - 1)
+            yield f"{name}, answer lost", lost._replace(**{field: done._replace(unanswered=child.run)})
 
 
 def _requeued(rules: Rules, state: State, generation: int, running: tuple[int, int, int] | None) -> State:
@@ -209,37 +211,8 @@ def steps(rules: Rules, state: State) -> Iterator[Step]:
     child = state.child
     if child.alive:
         yield from _works(rules, state, child, "child")
-        if state.crashes and child.generation < GENERATIONS:
-            after = state._replace(child=child._replace(alive=False), crashes=state.crashes - 1)
-            if child.run is not None:
-                ran = state.tasks[child.run[0]]
-                if ran.at == "held" and ran.owner == child.generation:
-                    after = _with(after, child.run[0], ran._replace(deaths=ran.deaths + 1))
-            yield "SIGKILL", after
-        if state.limits and child.run is not None and child.generation < GENERATIONS:
-            task = state.tasks[child.run[0]]
-            after = state._replace(child=child._replace(alive=False), limits=state.limits - 1, verdict=child.run)
-            if task.at == "held" and task.owner == child.generation:
-                after = _with(after, child.run[0], task._replace(killed=True))
-            yield "hard limit", after
-            # The kill may fall between the commit and the row's next word: the verdict then names what was settled.
-            for retry in (False, True):
-                if retry and not state.retries:
-                    continue
-                settled = _settled(rules, state, child.generation, child.run, retry=retry)
-                yield (
-                    f"hard limit just after a settle, retry={retry}",
-                    settled._replace(
-                        child=child._replace(alive=False),
-                        limits=state.limits - 1,
-                        retries=state.retries - retry,
-                        verdict=child.run,
-                    ),
-                )
-        if state.rescues and state.stray is None and child.generation < GENERATIONS:
-            after = _requeued(rules, state, child.generation, None)
-            after = after._replace(stray=child, barred=child.generation, rescues=state.rescues - 1)
-            yield "rescued while it runs", after._replace(child=Child(child.generation + 1))
+        if child.generation < GENERATIONS:
+            yield from _faults(rules, state, child)
     else:
         yield _buried(rules, state)
     if state.pending is not None:
@@ -249,6 +222,29 @@ def steps(rules: Rules, state: State) -> Iterator[Step]:
     if state.stray is not None:
         yield from _works(rules, state, state.stray, "stray")
         yield "the stray ends", state._replace(stray=None)
+
+
+def _faults(rules: Rules, state: State, child: Child) -> Iterator[Step]:
+    """What may befall a living child."""
+    dead = state._replace(child=child._replace(alive=False))
+    ran = state.tasks[child.run[0]] if child.run is not None else None
+    holds = ran is not None and ran.at == "held" and ran.owner == child.generation
+    if state.crashes:
+        after = dead._replace(crashes=state.crashes - 1)
+        if child.run is not None and ran is not None and holds:
+            after = _with(after, child.run[0], ran._replace(deaths=ran.deaths + 1))
+        yield "SIGKILL", after
+    if state.limits and child.run is not None and ran is not None:
+        after = dead._replace(limits=state.limits - 1, verdict=child.run)
+        yield "hard limit", _with(after, child.run[0], ran._replace(killed=True)) if holds else after
+        # The kill may fall between the commit and the row's next word: the verdict then names what was settled.
+        for retry in (False, True)[: 1 + state.retries]:
+            settled = _settled(rules, after, child.generation, child.run, retry=retry)
+            yield f"hard limit just after a settle, retry={retry}", settled._replace(retries=state.retries - retry)
+    if state.rescues and state.stray is None:
+        after = _requeued(rules, state, child.generation, None)
+        after = after._replace(stray=child, barred=child.generation, rescues=state.rescues - 1)
+        yield "rescued while it runs", after._replace(child=Child(child.generation + 1))
 
 
 def check(state: State) -> None:

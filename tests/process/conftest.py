@@ -14,9 +14,11 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -310,6 +312,18 @@ class Nodes:
         complaints = [complaint for node in self.made for complaint in node.complaints()]
         if complaints:
             pytest.fail("the log of a node complains: " + "\n".join(complaints), pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def serve_all(private_tmp: Path) -> Iterator[Nodes]:
+    """As ``serve``, for a fixture that starts nodes for a whole module; ``serve_all.folder`` is theirs."""
+    folder = Path(tempfile.mkdtemp(prefix="m-", dir=private_tmp))
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(folder, patch)
+        nodes = Nodes(folder)
+        yield nodes
+        nodes.end()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

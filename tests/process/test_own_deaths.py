@@ -26,6 +26,19 @@ def holding(serve, tasks, ledger, gate):
     return start
 
 
+@pytest.fixture
+def kill(is_gone, wait_for):
+    """``kill(node)``: SIGKILL its supervisor, and see that nothing of the node is left."""
+
+    def end(node):
+        tree = node.tree()
+        node.send(signal.SIGKILL)
+        node.wait_end()
+        wait_for(lambda: all(is_gone(pid) for pid in tree), "the whole node is gone", 3)
+
+    return end
+
+
 def check_reclaimed(results, record, ledger):
     """The running one was lost once and ran again; the held ones were never lost and ran once."""
     running, *held = results
@@ -50,11 +63,10 @@ def test_without_its_supervisor_the_pool_is_gone(serve, tasks, ledger, gate, is_
     wait_for(lambda: all(is_gone(pid) for pid in everyone), "the whole pool is gone", 2)
 
 
-def test_a_restart_reclaims_what_the_killed_supervisor_held(holding, serve, record, ledger, gate):
+def test_a_restart_reclaims_what_the_killed_supervisor_held(holding, serve, record, ledger, gate, kill):
     """The next start of the name counts the one message the board shows running, and requeues the rest uncounted."""
     node, results = holding()
-    node.send(signal.SIGKILL)
-    node.wait_end()
+    kill(node)
     gate.touch()
     again = serve(name=node.name)
     check_reclaimed(results, record, ledger)
@@ -66,27 +78,26 @@ def test_a_restart_reclaims_what_the_killed_supervisor_held(holding, serve, reco
     assert again.stop() == 0
 
 
-def test_a_restart_right_after_the_kill_gets_the_name(serve, tasks, ledger, gate):
+def test_a_restart_right_after_the_kill_gets_the_name(serve, tasks, ledger, gate, is_gone):
     """A start at the very moment of the kill waits for the old children instead of calling the name taken."""
     result = tasks.hold.delay(str(ledger), "t", str(gate))
     node = serve(concurrency=4).wait_up(4)
     node.wait(lambda: ledger.lines(), "the task runs")
-    os.kill(node.child_of("template"), signal.SIGSTOP)  # it cannot end its children yet
     template = node.child_of("template")
+    os.kill(template, signal.SIGSTOP)  # it cannot end its children yet
     node.send(signal.SIGKILL)
     node.wait_end()
     gate.touch()
     again = serve(name=node.name)
     assert result.get(10) == "t"
-    assert not psutil.pid_exists(template)
+    assert is_gone(template)
     assert again.stop() == 0
 
 
-def test_crashes_of_the_whole_node_are_counted_up_to_the_limit(holding, serve, record, ledger, gate):
+def test_crashes_of_the_whole_node_are_counted_up_to_the_limit(holding, serve, record, ledger, gate, kill):
     """A message that was running at ``max_deliveries`` deaths of its node is dead, and names that."""
     node, results = holding(max_deliveries=1)
-    node.send(signal.SIGKILL)
-    node.wait_end()
+    kill(node)
     gate.touch()
     again = serve(name=node.name, max_deliveries=1)
     assert results[-1].get(10) == "b19"
@@ -220,8 +231,9 @@ def test_supervisor_and_template_killed_at_one_instant(serve, tasks, ledger, gat
     node.wait(lambda: len(ledger.strays()) == count, "the strays are there")
     strays = ledger.strays()
     template = node.child_of("template")
-    os.kill(node.pid, signal.SIGSTOP)  # so that neither sees the other die
-    os.kill(template, signal.SIGSTOP)
+    for pid in (node.pid, template):
+        os.kill(pid, signal.SIGSTOP)  # so that neither sees the other die
+        node.wait(lambda pid=pid: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "it stands still")
     os.kill(node.pid, signal.SIGKILL)
     os.kill(template, signal.SIGKILL)
     node.wait_end()
@@ -236,11 +248,10 @@ def test_supervisor_and_template_killed_at_one_instant(serve, tasks, ledger, gat
     assert again.stop() == 0
 
 
-def test_another_node_rescues_what_a_dead_node_held(holding, serve, record, ledger, gate):
+def test_another_node_rescues_what_a_dead_node_held(holding, serve, record, ledger, gate, kill):
     """A node of another name on the same file takes over at once: the dead node's lock is free."""
     node, results = holding()
-    node.send(signal.SIGKILL)
-    node.wait_end()
+    kill(node)
     gate.touch()
     other = serve()
     check_reclaimed(results, record, ledger)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, TypeVar
+from urllib.parse import urlencode
 
 from poolrt.brokers.base import Broker, Buried, Depth, Found, Settled
 from poolrt.brokers.sqlite import ending, holding, placing, statements
@@ -31,6 +32,9 @@ from poolrt.states import TaskState
 T = TypeVar("T")
 
 SCHEME: Final = "sqlite:///"
+
+TIMEOUT: Final = 5.0
+"""Seconds a call may block unless it is told otherwise."""
 
 DESERTED_AFTER: Final = 60.0
 """Seconds after which a waiter's socket that no row names is taken for one whose process was killed."""
@@ -54,7 +58,7 @@ class SqliteBroker(Broker):
         self,
         url: str | os.PathLike[str],
         *,
-        timeout: float = 5.0,
+        timeout: float = TIMEOUT,
         durability: Literal["process", "power"] = "process",
         clock: Clock | None = None,
     ) -> None:
@@ -63,7 +67,10 @@ class SqliteBroker(Broker):
         if timeout <= 0:
             raise ConfigurationError(f"timeout={timeout!r}: seconds, more than 0")
         self.path = _resolved(os.fspath(url))
-        self.url = SCHEME + self.path
+        options: dict[str, str] = {} if durability == "process" else {"durability": durability}
+        if timeout != TIMEOUT:
+            options["timeout"] = f"{timeout:g}"
+        self.url = SCHEME + self.path + ("?" + urlencode(options) if options else "")
         self._clock = clock or SystemClock()
         self._store = Store(self.path, timeout, durability)
         self._wakes = Wakes(self.path + "-nodes")
@@ -275,6 +282,6 @@ def _resolved(url: str) -> str:
     if not path or path.endswith("/") or ":memory:" in path or "?" in path or "#" in path:
         raise ConfigurationError(
             f"{url!r} names no database file; write sqlite:///relative.db or sqlite:////absolute.db (a file: "
-            "processes share it, so memory will not do; options are arguments of SqliteBroker)"
+            "processes share it, so memory will not do)"
         )
     return os.path.realpath(path)

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ from poolrt.cli.demo import stdlib
 from poolrt.cli.demo.account import Accepted, Account, told_by_record
 from poolrt.codec import decode
 from poolrt.embed import Supervisor
-from poolrt.errors import PoolrtError
+from poolrt.errors import ControlError, PoolrtError, SupervisorNotRunning
 from poolrt.message import Record, decode_record
 from poolrt.posix import processes
 from poolrt.posix.pidfd import open_pidfd, send_signal
@@ -116,7 +116,8 @@ def run(concurrency: int, screen: Screen, log: Path) -> Account:
             incarnation = str(pool.status()["incarnation"])
             witness = Witness(pool, screen)
             watch = Watch(app.broker, pool, screen, enqueue(files), started)
-            watch.until_all_ended()
+            with suppress(SupervisorNotRunning, ControlError):  # it was killed or stopped: the account says so
+                watch.until_all_ended()
         witness.join()
         return watch.account(witness.events, left_over(incarnation, before), pool.exit_code or 0)
     except KeyboardInterrupt as interrupt:
@@ -235,12 +236,19 @@ def add_up(accepted: Sequence[Accepted], records: Mapping[str, Record], *, trust
 
 
 def left_over(incarnation: str, before: set[int]) -> list[str]:
-    """The processes that carry the pool's mark or descend from this one, a line each; zombies count."""
-    pids = set(processes.descendants(os.getpid())) - before
-    if incarnation:
-        pids |= set(processes.marked("POOLRT_INCARNATION", incarnation))
-    pids.discard(os.getpid())
-    return [f"{pid} ({processes.command(pid)})" for pid in sorted(pids)]
+    """The processes that carry the pool's mark or descend from this one, a line each; zombies count.
+
+    After a stop there is none at once. A second is waited for what a killed supervisor left: its template ends it.
+    """
+    patience = time.monotonic() + 1.0
+    while True:
+        pids = set(processes.descendants(os.getpid())) - before
+        if incarnation:
+            pids |= set(processes.marked("POOLRT_INCARNATION", incarnation))
+        pids.discard(os.getpid())
+        if not pids or time.monotonic() > patience:
+            return [f"{pid} ({processes.command(pid)})" for pid in sorted(pids)]
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -1,0 +1,226 @@
+"""The board: what a child writes is what the supervisor reads, and whatever stands there, reading it is safe."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from poolrt.board import ROW_BYTES, ROW_CELLS, SLOTS, Board, BoardDamaged, Row
+from poolrt.states import Activity, Order
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    """An empty file without a name."""
+    with tempfile.TemporaryFile() as file:
+        yield file.fileno()
+
+
+@pytest.fixture
+def board(fd: int) -> Iterator[Board]:
+    """An empty board of incarnation ``inc``."""
+    Board.initialize(fd, "inc")
+    board = Board(fd)
+    yield board
+    board.close()
+
+
+def cells(board: Board, slot: int) -> memoryview:
+    """The raw cells of a row."""
+    return board._cells[(slot + 1) * ROW_CELLS : (slot + 2) * ROW_CELLS]
+
+
+def test_a_row_is_read_as_written(board: Board) -> None:
+    """Everything a child says of itself and its task reaches the supervisor."""
+    board.clear(3, 7)
+    writer = board.writer(3)
+    writer.boot(4242)
+    writer.reserving(5)
+    writer.held(2)
+    writer.run(5, 99, b"an-id", b"shop.add", 1000, 2000, 1500)
+    row = board.read(3)
+    assert row == Row(Activity.RUN, 1, 2000, 1000, 5, 99, 2, 0, 0, 7, 4242, "an-id", "shop.add")
+    assert repr(row) == "<Row RUN shop.add#an-id (5,99) held=2 done=0 failed=0>"
+    writer.ended(failed=True)
+    row = board.read(3)
+    assert (row.activity, row.done, row.failed) == (Activity.COMMIT, 1, 1)
+    assert repr(row) == "<Row COMMIT held=2 done=1 failed=1>"
+
+
+def test_each_run_has_a_new_word(board: Board) -> None:
+    """Two runs of one task never share a word: a kill meant for the first cannot hit the second."""
+    writer = board.writer(0)
+    words = set()
+    for _ in range(10):
+        writer.run(1, 1, b"same", b"same", 1, 2, 0)
+        words.add(board.word(0))
+        writer.ended(failed=False)
+        words.add(board.word(0))
+    assert len(words) == 20
+
+
+def test_orders_reach_the_child(board: Board) -> None:
+    """What the supervisor orders is what the child reads; a new row's order is to work."""
+    writer = board.writer(0)
+    assert writer.order == Order.WORK
+    for order in Order:
+        board.order(0, order)
+        assert writer.order == order
+    board.publish_next_wake(123)
+    assert writer.next_wake == 123
+
+
+def test_rows_are_apart(board: Board) -> None:
+    """What one child writes changes no other row, the last slot's and the header included."""
+    for slot in (0, 1, SLOTS - 1):
+        board.clear(slot, slot + 1)
+    board.writer(0).run(2**64 - 1, 2**64 - 1, b"i" * 128, b"n" * 500, 2**64 - 1, 2**64 - 1, 2**64 - 1)
+    board.writer(SLOTS - 1).run(1, 1, b"i" * 128, b"n" * 128, 1, 1, 1)
+    assert board.read(1) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, "", "")
+    assert board.incarnation == "inc"
+    assert board.read(0).task == "n" * 128
+
+
+def test_ids_and_names_are_cut_at_their_fields(board: Board) -> None:
+    """A foreign envelope's endless id or name spills into no other cell, not even the supervisor's."""
+    board.order(0, Order.STANDBY)
+    board.clear(1, 9)
+    board.writer(0).run(1, 2, b"i" * 5000, b"n" * 5000, 1, 2, 3)
+    row = board.read(0)
+    assert (row.task_id, row.task) == ("i" * 128, "n" * 128)
+    assert board.writer(0).order == Order.STANDBY
+    assert board.read(1).generation == 9
+
+
+def test_a_cleared_row_says_nothing_of_the_last_child(board: Board) -> None:
+    """The next child of a slot starts from zero, with its own generation."""
+    writer = board.writer(2)
+    writer.run(1, 2, b"id", b"name", 1, 2, 3)
+    writer.ended(failed=True)
+    board.clear(2, 5)
+    assert board.read(2) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, "", "")
+
+
+def test_running_names_what_a_dead_start_ran(board: Board) -> None:
+    """Only rows whose word says RUN name a delivery; those that settle or wait do not."""
+    for slot, activity in enumerate(Activity):
+        board.clear(slot, slot + 10)
+        writer = board.writer(slot)
+        writer.run(slot, slot * 2, b"id", b"name", 1, 2, 3)
+        if activity is not Activity.RUN:
+            writer.activity(activity)
+    slot = int(Activity.RUN)
+    assert board.running() == ((slot, slot + 10, slot, slot * 2),)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(noise=st.binary(min_size=ROW_BYTES, max_size=ROW_BYTES))
+def test_scribbles_are_read_safely(board: Board, noise: bytes) -> None:
+    """Whatever a task's C code wrote over its row, reading it raises nothing and reaches no other row."""
+    board.clear(1, 1)
+    board.writer(1).run(1, 1, b"NEIGHBOUR", b"NEIGHBOUR", 1, 1, 1)
+    board._map[ROW_BYTES : 2 * ROW_BYTES] = noise
+    row = board.read(0)
+    assert row.activity in Activity
+    assert len(row.task_id.encode("utf-8", "replace")) <= 3 * 128
+    assert "NEIGHBOUR" not in repr(row)
+    assert board.word(0) == int.from_bytes(noise[:8], "little")
+    assert (1, 1, 1, 1) in board.running()
+    assert board.writer(0).order == int.from_bytes(noise[48 * 8 : 49 * 8], "little")
+
+
+@pytest.mark.parametrize("place", range(16))
+@pytest.mark.parametrize("value", [2**64 - 1, 2**63, 129, 8, 255])
+def test_no_cell_is_believed(board: Board, place: int, value: int) -> None:
+    """Each cell at its worst: lengths are cut, an unknown activity reads as NONE."""
+    writer = board.writer(0)
+    writer.run(1, 2, b"id", b"name", 1, 2, 3)
+    cells(board, 0)[place] = value
+    row = board.read(0)
+    assert row.activity in Activity
+    assert len(row.task_id) <= 128
+    assert len(row.task) <= 128
+
+
+def test_a_row_that_never_stands_still_is_read_all_the_same(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader gives up waiting for a quiet moment after three looks."""
+
+    class Restless:
+        """Cells whose word is another one at each look."""
+
+        looks = 0
+
+        def __getitem__(self, key: object) -> object:
+            if isinstance(key, slice):
+                return real[key]
+            Restless.looks += 1
+            return Restless.looks << 8 | Activity.RUN
+
+        def release(self) -> None:
+            real.release()
+
+    real = board._cells
+    monkeypatch.setattr(board, "_cells", Restless())
+    assert board.read(0).activity is Activity.RUN
+    assert Restless.looks == 6
+
+
+def test_text_that_is_no_utf8_is_read(board: Board) -> None:
+    """A task name cut in the middle of a character is shown with a replacement, not refused."""
+    board.writer(0).run(1, 2, b"\xff\xfe", ("é" * 200).encode()[:-1] + b"\xc3", 1, 2, 3)
+    assert board.read(0).task_id == "��"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"poolrt-board-1\ninc\n",
+        bytes(ROW_BYTES * (SLOTS + 1)),
+        b"poolrt-board-2\ninc\n".ljust(ROW_BYTES * (SLOTS + 1), b"\0"),
+        b"poolrt-board-1\ninc\n".ljust(ROW_BYTES * (SLOTS + 1) + 1, b"\0"),
+    ],
+    ids=["empty", "cut", "zeros", "another version", "too long"],
+)
+def test_damaged_files_are_refused(content: bytes, fd: int) -> None:
+    """A file of another size or header is no board, and nothing is kept open of it."""
+    os.pwrite(fd, content, 0)
+    with pytest.raises(BoardDamaged):
+        Board(fd)
+
+
+def test_a_folder_is_no_board(tmp_path: Path) -> None:
+    """What is no file at all is refused like a damaged one."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(BoardDamaged):
+            Board(fd)
+    finally:
+        os.close(fd)
+
+
+def test_initialize_forgets_what_was_there(board: Board, fd: int) -> None:
+    """A new start's board holds nothing of the old one's; two maps of one file see the same rows."""
+    board.writer(0).run(1, 2, b"id", b"name", 1, 2, 3)
+    Board.initialize(fd, "second")
+    other = Board(fd)
+    assert other.incarnation == "second"
+    assert other.running() == ()
+    other.writer(5).boot(77)
+    again = Board(fd)
+    assert again.read(5).pid == 77
+    other.close()
+    again.close()
+
+
+@pytest.mark.parametrize("header", [b"x" * 497, b"\xff\xfe\n", b""])
+def test_a_scribbled_header_is_read_safely(board: Board, header: bytes) -> None:
+    """The incarnation is read from within the header row, whatever stands there."""
+    board._map[15 : 15 + len(header)] = header
+    assert len(board.incarnation) < ROW_BYTES
