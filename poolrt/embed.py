@@ -11,6 +11,7 @@ nothing of the program, and installs no signal handler in it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import socket
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,13 @@ if TYPE_CHECKING:
 
     from poolrt.app.app import App
 
+_started = itertools.count(1)
+_live: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 _ERRORS = {ExitCode.NODE_NAME_TAKEN: NodeNameTaken, ExitCode.BOOT_FAILED: BootFailed}
+
+
+_STOP_MARGIN = 20.0
+"""Seconds, beyond the grace, that a supervisor may take to stop before it is taken for stuck."""
 
 
 class Supervisor:
@@ -60,8 +68,10 @@ class Supervisor:
         self._app = app
         self._process: subprocess.Popen[bytes] | None = None
         self._client: ControlClient | None = None
+        self._connection: socket.socket | None = None
         self._lock = threading.Lock()
         self._exit_code: int | None = None
+        _live.add(self)
 
     def __repr__(self) -> str:
         """For bug reports."""
@@ -107,7 +117,7 @@ class Supervisor:
                 pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0, env=environment(),
             )  # fmt: skip
         theirs.close()
-        self._client = ControlClient(ours)
+        self._connection, self._client = ours, ControlClient(ours)
         try:
             self._call("ready", timeout=None)
         except (ControlError, SupervisorNotRunning) as error:
@@ -186,6 +196,16 @@ class Supervisor:
         with self._lock:
             return self._client.call(do, **arguments)
 
+    def _forget(self) -> None:
+        """After a fork, in the child: a pool that does not run, whatever the parent's does."""
+        self._lock = threading.Lock()
+        self._client = None
+        process, self._process = self._process, None
+        if self._connection is not None:
+            self._connection.close()  # this copy only
+        if process is not None:
+            process.returncode = 0  # not ours: nothing to reap, nothing to warn of
+
     def _close(self) -> int:
         """End-of-file makes it drain if it has not; then it is reaped."""
         client, self._client = self._client, None
@@ -194,12 +214,27 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 client.half_close()
         if process is not None:
-            self._exit_code = process.wait()
+            try:
+                self._exit_code = process.wait(self._settings.graceful_timeout + _STOP_MARGIN)
+            except subprocess.TimeoutExpired:
+                process.kill()  # it stands still; its template sees that and ends what is below
+                self._exit_code = process.wait()
         if client is not None:
             client.close()
         return self._exit_code or 0
 
 
+def _leave_to_parent() -> None:
+    """In a process forked by the program: the pool is its parent's; a copy of the connection would keep it alive."""
+    for supervisor in list(_live):
+        supervisor._forget()  # noqa: SLF001  it is this class that the module is about
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 def _default_name(app: str) -> str:
-    """A name no other program takes: a pool that belongs to one program needs none that lasts."""
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', app).strip('-._') or 'app'}"[:40] + f"-{os.getpid()}"
+    """A name no other pool takes: one that belongs to a program needs none that lasts."""
+    number = next(_started)
+    suffix = f"-{os.getpid()}" + (f".{number}" if number > 1 else "")
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', app).strip('-._') or 'app'}"[:40] + suffix

@@ -8,8 +8,11 @@ The supervisor itself never imports the app's side; what a template needs is han
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
+import select
 import socket
 import sys
 from collections.abc import Callable
@@ -18,10 +21,17 @@ from typing import Any
 import msgspec
 
 from poolrt import logs
+from poolrt.errors import ExitCode, PoolrtError
 from poolrt.events import Event
 from poolrt.posix.memory import available_cpus
 from poolrt.settings import Settings
+from poolrt.supervisor.control_server import MAX_REQUEST
 from poolrt.supervisor.supervisor import Supervisor
+
+log = logging.getLogger("poolrt.service")
+
+_OWNER_ASKS_WITHIN = 1.0
+"""Seconds between the start of a supervisor and its owner's first request, which is sent at once."""
 
 
 def complete(settings: Settings, place: str) -> Settings:
@@ -65,14 +75,23 @@ def main(arguments: list[str]) -> int:
     with os.fdopen(int(arguments[1]), "rb") as file:
         settings, config = msgspec.msgpack.decode(file.read(), type=tuple[Settings, bytes])
     logs.configure(settings.log_level, settings.log_format)
-    supervisor = Supervisor(settings, config, owner=owner)
-    try:
-        return supervisor.run()
-    except Exception as error:  # noqa: BLE001  the program that started us prints it
-        for client in supervisor.control.clients:
-            client.refuse(str(error), exit_code=int(getattr(error, "exit_code", 1)))
-            client.flush()
-        return int(getattr(error, "exit_code", 1))
+    with owner.dup() as farewell:  # run() closes what it serves
+        try:
+            return Supervisor(settings, config, owner=owner).run()
+        except Exception as error:
+            if not isinstance(error, PoolrtError):
+                log.exception("the supervisor failed")
+            code = int(getattr(error, "exit_code", ExitCode.UNEXPECTED))
+            _refuse(farewell, str(error) or type(error).__name__, code)
+            return code
+
+
+def _refuse(owner: socket.socket, why: str, code: int) -> None:
+    """Answer the owner's first request, or the next one: a connection closed before it was read loses the answer."""
+    with contextlib.suppress(OSError):
+        if select.select([owner], [], [], _OWNER_ASKS_WITHIN)[0]:
+            owner.recv(MAX_REQUEST)
+        owner.sendall(msgspec.json.encode({"ok": False, "error": why, "exit_code": code}) + b"\n")
 
 
 if __name__ == "__main__":

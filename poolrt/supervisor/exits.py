@@ -49,11 +49,11 @@ def judge_exit(child: Child, row: Row, status: int) -> Exit:
     ours = row.generation == child.generation
     running = ours and row.activity is Activity.RUN
     killed_from_outside = child.up_at is not None and status == -signal.SIGKILL
-    early = child.up_at is None or (ours and row.done == 0 and not running and not killed_from_outside)
+    early = not running and (child.up_at is None or (ours and row.done == 0 and not killed_from_outside))
     if child.state is ChildState.CONDEMNED:
         verdict = child.verdict if running else "none"
         return Exit(Ending.KILLED, child.cause, verdict, early=False)
-    if status == EX_BOOT_FAILED and child.up_at is None:
+    if status == EX_BOOT_FAILED and child.up_at is None and not running:
         return Exit(Ending.BOOT_FAILED, child.cause or "boot failed", "none", early=True)
     if status == EX_FENCED and not running:
         return Exit(Ending.FENCED, "the broker does not know it any more", "none", early=False)

@@ -23,7 +23,7 @@ class Child:
 
     __slots__ = (
         "cause", "died_at", "generation", "leave_reason", "lifeline", "max_tasks", "pid", "pidfd", "requested_at",
-        "role", "slot", "standby", "state", "ticket", "up_at", "verdict",
+        "role", "slot", "standby", "state", "up_at", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -47,7 +47,6 @@ class Child:
         """Why we condemned it."""
         self.verdict = "none"
         """What becomes of the task it ran, if we condemned it: see notice.Bury."""
-        self.ticket = 0
 
     def __repr__(self) -> str:
         """One line for bug reports."""

@@ -19,7 +19,7 @@ from typing import Any
 from poolrt import notice
 from poolrt.board import SLOTS, Board, Row
 from poolrt.events import EventKind
-from poolrt.notice import Bury, Exited, Fork, Forked, Leaving, Poke, Reclaim, Up
+from poolrt.notice import Bury, Exited, Fork, Forked, Leaving, Poke, Up
 from poolrt.posix.pidfd import Stopped, is_exited, send_signal, stop_and_wait
 from poolrt.posix.processes import kill_tree
 from poolrt.posix.unix_sockets import seqpacket_pair
@@ -33,6 +33,7 @@ from poolrt.supervisor.reconcile import reconcile
 from poolrt.supervisor.reporter import Reporter
 from poolrt.supervisor.restart import Backoff, Breaker
 from poolrt.supervisor.template_process import TemplateProcess
+from poolrt.supervisor.tickets import Command, Tickets
 
 log = logging.getLogger("poolrt.supervisor")
 
@@ -61,8 +62,7 @@ class Pool:
         self._children: dict[int, Child] = {}
         self._generations: dict[int, int] = {}
         self._leaving: list[Child] = []
-        self._tickets: dict[int, Bury | Reclaim] = {}
-        self._next_ticket = 0
+        self._tickets = Tickets()
         self._next_look = 0
         self._backoff = Backoff()
         self._breaker = Breaker(settings.restart_burst)
@@ -173,8 +173,7 @@ class Pool:
             return  # asked to leave, or condemned, meanwhile
         if child.role == STEWARD:
             child.move(ChildState.UP)
-            for command in self._tickets.values():
-                self._send(child, command)
+            self.repeat_tickets()
         elif child.standby:
             child.move(ChildState.STANDBY)
         else:
@@ -309,9 +308,7 @@ class Pool:
         self.reconcile()  # first: the fork goes on while the steward buries
         n, i = (row.n, row.i) if verdict.verdict != "none" else (0, 0)
         cause = "" if verdict.ending is Ending.PLANNED else verdict.cause
-        self.settle(
-            lambda ticket: Bury(ticket, child.slot, child.generation, n, i, cause, verdict.verdict, runtime), child
-        )
+        self.settle(lambda ticket: Bury(ticket, child.slot, child.generation, n, i, cause, verdict.verdict, runtime))
 
     def _account(self, child: Child, row: Row, verdict: Exit, status: int) -> None:
         self.totals["done"] += row.done
@@ -351,24 +348,16 @@ class Pool:
 
     # ---- the steward's work
 
-    def reclaim(self, incarnation: str, running: tuple[tuple[int, int, int, int], ...] | None) -> None:
-        """Have the steward put back what an earlier start of this node held."""
-        self.settle(lambda ticket: Reclaim(ticket, incarnation, running))
-
-    def settle(self, command: Callable[[int], Bury | Reclaim], child: Child | None = None) -> None:
-        """Give the steward a command; it is kept and repeated to each new steward until it is done."""
-        self._next_ticket += 1
-        made = command(self._next_ticket)
-        self._tickets[self._next_ticket] = made
-        if child is not None:
-            child.ticket = self._next_ticket
+    def settle(self, command: Callable[[int], Command]) -> None:
+        """Give the steward a command; it is kept, and repeated to each new steward, until it is done."""
+        made = self._tickets.issue(command)
         steward = self.steward
         if steward is not None and steward.state is ChildState.UP:
             self._send(steward, made)
 
-    def ticket_done(self, ticket: int) -> Bury | Reclaim | None:
+    def ticket_done(self, ticket: int) -> Command | None:
         """The steward did it: the dead child's slot is free."""
-        command = self._tickets.pop(ticket, None)
+        command = self._tickets.done(ticket)
         if isinstance(command, Bury):
             child = self.find(command.slot, command.generation)
             if child is not None and not child.alive:
@@ -376,10 +365,10 @@ class Pool:
         return command
 
     def repeat_tickets(self) -> None:
-        """Send every open command again: a full buffer may have dropped one, and each is idempotent."""
+        """Send every open command again, to a steward that is up."""
         steward = self.steward
         if steward is not None and steward.state is ChildState.UP:
-            for command in list(self._tickets.values()):
+            for command in self._tickets:
                 self._send(steward, command)
 
     def _poke(self, child: Child) -> None:

@@ -236,7 +236,7 @@ class Supervisor:
         if self.pool is None:
             self.pool = Pool(self.settings, files.board, template, self.reporter, self._lifelines)
             for incarnation, running in files.former.items():
-                self.pool.reclaim(incarnation, running)
+                self.pool.settle(partial(notice.Reclaim, incarnation=incarnation, running=running))
             numbers = {"import_seconds": round(ready.import_seconds, 3)}
             self.reporter.emit(EventKind.NODE_STARTED, cause=f"app {self.app} on {self.broker}", numbers=numbers)
         self.pool.template = template

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from poolrt.cli.serve import banner
 from poolrt.cli.setting_flags import unknown_variables
 from poolrt.errors import ExitCode
 from poolrt.settings import Burst, Kind, Settings, settings_from, table
+
+ROOT = Path(__file__).resolve().parents[2]
 
 OTHER_VALUES = {
     Kind.TEXT: ("web-1", "web-1"),
@@ -194,10 +198,10 @@ def test_serve_runs_tasks_until_term(command, node_dir):
     (node_dir / "shop.py").write_text(APP)
     node = command("serve", "shop", "-c", "1", "--node-name", "n1", cwd=node_dir)
     client = "import shop; print(shop.add.delay(2, 3).get(timeout=20))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", client], cwd=node_dir, capture_output=True, text=True, timeout=30, check=False,
-        env={"PYTHONPATH": str(pytest.importorskip("poolrt").__path__[0]).removesuffix("/poolrt")},
-    )  # fmt: skip
+        [sys.executable, "-c", client], cwd=node_dir, env=env, capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.stdout == "5\n", done.stderr
     status = command("status", cwd=node_dir)
     out, err = status.communicate(timeout=20)

@@ -29,7 +29,8 @@ from poolrt.errors import Fenced
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
 from poolrt.states import TaskState
 
-IDS = st.sampled_from([f"task-{number}" for number in range(12)])
+NAMES = 8
+IDS = st.sampled_from([f"task-{number}" for number in range(NAMES)])
 SLOTS = st.integers(0, 1)
 FINAL = st.sampled_from([TaskState.SUCCEEDED, TaskState.FAILED, TaskState.DEAD])
 
@@ -174,11 +175,16 @@ class Machine(RuleBasedStateMachine):
         items = [Enqueue(task, f"envelope {self.placed}".encode(), "default", priority, eta) for task in ids]
         assert self.broker.enqueue(items) == [self.place(item) for item in items]
 
-    @rule(slot=SLOTS, ends=st.integers(0, 5), count=st.integers(0, 4), state=FINAL, data=st.data())
-    def settle(self, slot: int, ends: int, count: int, state: TaskState, data: st.DataObject) -> None:
-        """Outcomes of anything it was ever given, and so stale ones too; some keep no record, some are retries."""
-        owner, outcomes = self.owners[slot], []
-        for delivery in self.given[slot][-ends:] if ends else []:
+    @rule(slot=SLOTS, count=st.integers(1, 4))
+    def reserve(self, slot: int, count: int) -> None:
+        """Take more, while others may be held."""
+        self.call(slot, [], count)
+
+    @rule(slot=SLOTS, count=st.integers(0, 4), state=FINAL, data=st.data())
+    def settle(self, slot: int, count: int, state: TaskState, data: st.DataObject) -> None:
+        """Outcomes of what it was given lately, and so stale ones too; some keep no record, some are retries."""
+        outcomes = []
+        for delivery in self.some_of(slot, data):
             kind = data.draw(st.sampled_from(["record", "nothing", "retry", "link"]))
             items: tuple[Enqueue, ...] = ()
             if kind in {"retry", "link"}:
@@ -188,6 +194,16 @@ class Machine(RuleBasedStateMachine):
             record = b"record" if kind in {"record", "link"} else None
             ttl = data.draw(st.sampled_from([5.0, 50.0]))
             outcomes.append(Outcome(delivery, None if kind == "retry" else state, record, ttl, items))
+        self.call(slot, outcomes, count)
+
+    def some_of(self, slot: int, data: st.DataObject) -> list[Delivery]:
+        """Some of what the slot was given lately, held or not."""
+        lately = self.given[slot][-6:]
+        return data.draw(st.lists(st.sampled_from(lately), max_size=4)) if lately else []
+
+    def call(self, slot: int, outcomes: list[Outcome], count: int) -> None:
+        """One settle of both, and the comparison."""
+        owner = self.owners[slot]
         self.n += 1
         if self.fenced[slot]:
             with pytest.raises(Fenced):
@@ -211,17 +227,20 @@ class Machine(RuleBasedStateMachine):
                 self.place(item)
         return len(outcomes) - len(live)
 
-    @rule(slot=SLOTS, last=st.integers(1, 3))
-    def release(self, slot: int, last: int) -> None:
-        deliveries = self.given[slot][-last:]
+    @rule(slot=SLOTS, data=st.data())
+    def release(self, slot: int, data: st.DataObject) -> None:
+        deliveries = self.some_of(slot, data)
         if self.fenced[slot]:
             with pytest.raises(Fenced):
                 self.clients[slot].release(deliveries)
             return
-        held = [m for m in (self.find_held(self.owners[slot], d) for d in deliveries) if m is not None]
-        assert self.clients[slot].release(deliveries) == len(held)
-        for message in held:
-            message.owner = None
+        released = 0
+        for delivery in deliveries:
+            message = self.find_held(self.owners[slot], delivery)
+            if message is not None:
+                message.owner = None
+                released += 1
+        assert self.clients[slot].release(deliveries) == released
 
     def verdict(self, data: st.DataObject, slot: int, state: TaskState) -> Outcome | Requeue | None:
         if not self.given[slot]:
@@ -327,7 +346,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def same_found(self) -> None:
         stored = {message.id: message for message in self.messages}
-        for number in range(12):
+        for number in range(NAMES):
             task = f"task-{number}"
             found = self.broker.find(task)
             if task in stored:
@@ -362,8 +381,8 @@ def test_the_broker_does_what_the_reference_does() -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60,
-            stateful_step_count=40,
+            max_examples=100,
+            stateful_step_count=60,
             deadline=None,
             derandomize=True,
             database=None,

@@ -7,7 +7,6 @@ import sys
 import textwrap
 import threading
 
-import psutil
 import pytest
 
 import poolrt
@@ -28,6 +27,7 @@ def pool(place):
     yield make
     for each in made:
         each.stop(timeout=0)
+        assert each.exit_code != 1, "the supervisor failed: see its stderr"
 
 
 # ---- from programs of every kind
@@ -96,7 +96,8 @@ def test_standard_input(place):
     text = GUARDED.replace('if __name__ == "__main__":\n', "if True:\n")
     done = subprocess.run([sys.executable, "-"], input=text, cwd=place, capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("5 __main__.add serving")
+    assert done.stdout.startswith("5 "), done.stdout
+    assert "exit code 0" in done.stdout
 
 
 def test_a_repl(place):
@@ -249,40 +250,38 @@ def test_a_task_may_finish_after_its_owner_has_gone(place, app, ledger, gate, is
     assert app.broker.depth().queued == 0
 
 
-def test_a_program_that_forgets_to_stop(run_script, place):
+def test_a_program_that_forgets_to_stop(run_script, is_gone, wait_for):
     """Falling off the end of the program without ``stop``: the pool is gone soon after."""
     done = run_script(
         "import poolrt\nfrom process_apps import build\n"
         "pool = poolrt.Supervisor('process_apps:app', concurrency=1).start()\nprint(pool.pid)\n"
     )
-    pid = int(done.stdout)
-    if psutil.pid_exists(pid):
-        psutil.wait_procs([psutil.Process(pid)], 5)
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    wait_for(lambda: is_gone(int(done.stdout)), "the pool is gone", 5)
 
 
-def test_a_child_process_of_the_program_does_not_keep_the_pool(run_script):
+def test_a_child_process_of_the_program_does_not_keep_the_pool(run_script, is_gone, wait_for):
     """A process that the program forked or started before it died holds no end of the owner's connection."""
     done = run_script(
-        "import poolrt, subprocess, os\n"
+        "import poolrt, subprocess, os, time\n"
         "pool = poolrt.Supervisor('process_apps:app', concurrency=1).start()\n"
-        "other = subprocess.Popen(['sleep', '30'], close_fds=False)\n"
-        "print(pool.pid, other.pid)\n"
+        "quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}\n"
+        "execed = subprocess.Popen(['sleep', '30'], close_fds=False, **quiet)\n"
+        "forked = os.fork()\n"
+        "if not forked:\n"
+        "    assert pool.pid is None and pool.stop() == 0\n"
+        "    nowhere = os.open(os.devnull, os.O_RDWR)\n"
+        "    os.dup2(nowhere, 1), os.dup2(nowhere, 2)\n"
+        "    time.sleep(30)\n"
+        "print(pool.status()['state'], pool.pid, execed.pid, forked)\n"
     )
-    pool, other = map(int, done.stdout.split())
+    state, *pids = done.stdout.split()
+    pool, *others = map(int, pids)
     try:
-        psutil.wait_procs([process for process in [_process(pool)] if process], 5)
-        assert _process(pool) is None
+        assert state == "serving"
+        wait_for(lambda: is_gone(pool), "the pool is gone", 5)
     finally:
-        os.kill(other, signal.SIGKILL)
-
-
-def _process(pid):
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
-    except psutil.NoSuchProcess:
-        return None
+        for other in others:
+            os.kill(other, signal.SIGKILL)
 
 
 def test_an_exception_in_the_with_block_stops_the_pool(pool, is_gone):
@@ -340,12 +339,12 @@ def test_an_unusable_broker_is_raised(pool, place, monkeypatch):
     assert made.exit_code == 4
 
 
-def test_a_runtime_folder_that_cannot_be_used_is_raised(pool, place, monkeypatch):
+def test_a_runtime_folder_that_cannot_be_used_is_raised(place, monkeypatch):
     """A refusal before the first request was read reaches the program in its own words."""
     (place / "open").mkdir(mode=0o755)
     monkeypatch.setenv("POOLRT_RUNTIME_DIR", str(place / "open"))
     with pytest.raises(PoolrtError, match="open to other users"):
-        pool().start()
+        poolrt.Supervisor("process_apps:app", concurrency=1).start()
 
 
 def test_wrong_settings_are_refused_at_once():
