@@ -44,6 +44,8 @@ log = logging.getLogger("poolrt.child")
 MAX_UNKNOWN = 5
 """How often nodes may hand back a task they do not know before it is dead; 1, 2, 4, 8 s between them."""
 MAX_TRACEBACK = 32 * 1024
+MAX_RESULT_BYTES = 64 * 1024 * 1024
+"""What a broker's store takes without holding everyone else up for seconds."""
 _DEFAULT_TTL = 86_400.0
 _DEAD_TTL = 7 * 86_400.0
 """Seconds a given-up message is kept for an operator."""
@@ -178,6 +180,9 @@ class Executor:
             codec, encoded = encode_value(value, trusted=self._trusted, task=message.task)
         except EncodingError as error:
             return self._ended(delivery, message, TaskState.FAILED, "EncodingError", str(error), runtime=self.runtime)
+        if len(encoded) > MAX_RESULT_BYTES:
+            text = f"the result has {len(encoded)} bytes, more than {MAX_RESULT_BYTES}: store it elsewhere"
+            return self._ended(delivery, message, TaskState.FAILED, "ResultTooLarge", text, runtime=self.runtime)
         record = Record(
             TaskState.SUCCEEDED, message.task, time.time(), encoded, codec, None, self.runtime, message.attempt,
             delivery.lost, self._owner,

@@ -177,9 +177,7 @@ class Node:
 
     def wait_event(self, kind: str, count: int = 1, timeout: float = 15.0, **fields: object) -> list[dict]:
         """Wait until there are ``count`` such events."""
-        self.wait(
-            lambda: len(self.events(kind, **fields)) >= count, f"{count} event(s) {kind} {fields or ''}", timeout
-        )
+        self.wait(lambda: len(self.events(kind, **fields)) >= count, f"{count} event(s) {kind} {fields or ''}", timeout)
         return self.events(kind, **fields)
 
     def wait(self, condition: Callable[[], object], what: str, timeout: float = 15.0) -> None:
@@ -253,10 +251,11 @@ class Node:
     def end(self) -> None:
         """Whatever happened before: leave nothing of it running."""
         if self.process.poll() is None:
-            self.send(signal.SIGTERM)
-            self.send(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(8)
+            for patience in (0.3, 8):  # signals closer together are one wish
+                self.send(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(patience)
+                    break
         if self.process.poll() is None:
             for pid in self.tree():
                 with contextlib.suppress(ProcessLookupError):
@@ -354,8 +353,9 @@ def run_script(place: Path) -> Iterator[Callable[..., subprocess.CompletedProces
     def run(text: str, *arguments: object, name: str = "program.py", timeout: float = 20.0, code: int = 0):
         (place / name).write_text(text)
         done = subprocess.run(
-            [sys.executable, name, *map(str, arguments)], cwd=place, capture_output=True, text=True, timeout=timeout
-        )
+            [sys.executable, name, *map(str, arguments)],
+            cwd=place, capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

@@ -10,7 +10,14 @@ import threading
 import pytest
 
 import poolrt
-from poolrt.errors import ConfigurationError, ControlError, EncodingError, NodeNameTaken, PoolrtError, SupervisorNotRunning
+from poolrt.errors import (
+    ConfigurationError,
+    ControlError,
+    EncodingError,
+    NodeNameTaken,
+    PoolrtError,
+    SupervisorNotRunning,
+)
 from poolrt.states import TaskState
 
 
@@ -60,7 +67,8 @@ print(result.get(10), add.name)
 again = [add.delay(i, i).get(10) for i in range(3)]
 print("exit code", pool.stop(), again)
 import sqlite3
-print("records", sqlite3.connect("s.db").execute("select count(*) from record").fetchone()[0], app.broker.depth().queued)
+records = sqlite3.connect("s.db").execute("select count(*) from record").fetchone()[0]
+print("records", records, app.broker.depth().queued)
 """
 
 
@@ -86,7 +94,9 @@ def test_a_script_that_starts_the_pool_before_it_enqueues(run_script):
 def test_python_dash_c(place):
     """A program without a file: the app travels by value."""
     text = GUARDED.replace('if __name__ == "__main__":\n', "if True:\n")
-    done = subprocess.run([sys.executable, "-c", text], cwd=place, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=place, capture_output=True, text=True, timeout=20, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("5 __main__.add serving")
 
@@ -94,7 +104,9 @@ def test_python_dash_c(place):
 def test_standard_input(place):
     """A program on stdin, as a REPL or a notebook: no file, no module."""
     text = GUARDED.replace('if __name__ == "__main__":\n', "if True:\n")
-    done = subprocess.run([sys.executable, "-"], input=text, cwd=place, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        [sys.executable, "-"], input=text, cwd=place, capture_output=True, text=True, timeout=20, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("5 "), done.stdout
     assert "exit code 0" in done.stdout
@@ -116,7 +128,7 @@ print("got", add.delay(2, 3).get(10))
 print("code", pool.stop())
 """
     done = subprocess.run(
-        [sys.executable, "-i", "-q"], input=lines, cwd=place, capture_output=True, text=True, timeout=20
+        [sys.executable, "-i", "-q"], input=lines, cwd=place, capture_output=True, text=True, timeout=20, check=False
     )
     assert "got 105" in done.stdout, done.stderr
     assert "code 0" in done.stdout
@@ -129,7 +141,7 @@ def test_a_module_run_with_dash_m(place):
     (place / "pack" / "values.py").write_text("THREE = 3\n")
     (place / "pack" / "program.py").write_text("from .values import THREE\n" + GUARDED.replace("2, 3", "2, THREE"))
     done = subprocess.run(
-        [sys.executable, "-m", "pack.program"], cwd=place, capture_output=True, text=True, timeout=20
+        [sys.executable, "-m", "pack.program"], cwd=place, capture_output=True, text=True, timeout=20, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("5 ")
@@ -168,7 +180,8 @@ def test_an_app_that_cannot_travel_is_refused_by_name(place):
 
 def test_a_pool_in_a_thread(pool, tasks, ledger):
     """Started and stopped outside the main thread: no signal handler of the program is touched."""
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGCHLD)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+    before = [signal.getsignal(number) for number in numbers]
     said = []
 
     def work():
@@ -180,7 +193,7 @@ def test_a_pool_in_a_thread(pool, tasks, ledger):
     thread.start()
     thread.join(20)
     assert said == ["t", 0]
-    assert before == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGCHLD))
+    assert before == [signal.getsignal(number) for number in numbers]
 
 
 def test_one_pool_used_by_many_threads(pool, tasks, ledger):
@@ -215,7 +228,8 @@ app = build(sys.argv[1])
 pool = poolrt.Supervisor("process_apps:app", concurrency=2, graceful_timeout=sys.argv[4]).start()
 app.tasks["hold"].delay(sys.argv[2], "t", sys.argv[3])
 status = pool.status()
-print(pool.pid, status["template"]["pid"], status["steward"]["pid"], *(c["pid"] for c in status["children"]), flush=True)
+children = [child["pid"] for child in status["children"]]
+print(pool.pid, status["template"]["pid"], status["steward"]["pid"], *children, flush=True)
 time.sleep(60)
 """
 
@@ -414,10 +428,10 @@ def test_recycling_on_demand(pool, tasks, ledger, wait_for):
     assert started.recycle() == 2
     wait_for(lambda: len(pids()) == 2 and not pids() & before, "two other children")
     between = pids()
-    slot = started.status()["children"][0]["slot"]
+    slot = next(child["slot"] for child in started.status()["children"] if child["state"] == "up")
     assert started.recycle(slot) == 1
     wait_for(lambda: len(pids() & between) == 1 and len(pids()) == 2, "one other child")
-    assert started.status()["totals"]["recycled"] == 3
+    wait_for(lambda: started.status()["totals"]["recycled"] == 3, "all three have left by plan")
 
 
 def test_events_are_streamed_to_the_end(pool, tasks, ledger):

@@ -70,7 +70,7 @@ def test_what_a_task_sees_of_its_process(serve, tasks):
 
 
 def test_a_late_child_holds_no_more_than_the_first_one(serve, tasks, ledger):
-    """No child inherits a sibling's lifeline, nor anything else that grows: the hundredth has as many fds as the first."""
+    """No child inherits a sibling's lifeline, nor anything else that grows: the 100th has as many fds as the first."""
     node = serve(max_tasks_per_child=1, concurrency=2)
     first = tasks.look.delay().get(10)
     tasks.note.enqueue_many([(str(ledger), i) for i in range(100)])
@@ -86,7 +86,7 @@ def test_signals_from_outside_do_not_touch_a_task(serve, tasks, ledger, gate):
     """TERM, INT, HUP and QUIT sent to a child are nothing to its task: orders come from the supervisor alone."""
     result = tasks.hold.delay(str(ledger), "t", str(gate))
     node = serve()
-    node.wait(lambda: ledger.lines(), "the task runs")
+    node.wait(ledger.lines, "the task runs")
     pid = int(ledger.lines()[0][2])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGUSR1):
         os.kill(pid, number)

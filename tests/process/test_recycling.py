@@ -1,6 +1,7 @@
 """Planned replacement: never late, never a gap, nothing lost."""
 
 import collections
+import itertools
 import os
 
 import psutil
@@ -54,7 +55,7 @@ def test_recycling_keeps_the_places_filled(serve, tasks, ledger):
     node.wait(lambda: len(ledger.lines()) >= 100, "all ran")
     events = [event for event in node.events() if event["kind"] in ("child-up", "child-recycled")][1:]
     working, missing = 1, 0.0
-    for event, following in zip(events, events[1:], strict=False):
+    for event, following in itertools.pairwise(events):
         working += 1 if event["kind"] == "child-up" else -1
         if working < 2:
             missing += following["at"] - event["at"]
@@ -93,7 +94,7 @@ def test_max_lifetime_waits_for_the_task_of_a_busy_child(serve, tasks, ledger, g
     """A child past its lifetime finishes what it runs; its place is filled meanwhile, and it leaves after the task."""
     held = tasks.hold.delay(str(ledger), "long", str(gate))
     node = serve(max_lifetime="300ms")
-    node.wait(lambda: ledger.lines(), "the task runs")
+    node.wait(ledger.lines, "the task runs")
     others = [tasks.note.delay(str(ledger), i) for i in range(3)]
     assert [other.get(5) for other in others] == [0, 1, 2], "the place was not filled"
     assert not held.ready()
@@ -110,7 +111,7 @@ def test_recycle_on_demand_replaces_busy_and_idle_children(serve, tasks, ledger,
     """The control request replaces all children, each between two tasks, and runs nothing twice."""
     held = tasks.hold.delay(str(ledger), "long", str(gate))
     node = serve(concurrency=3).wait_up(3)
-    node.wait(lambda: ledger.lines(), "the task runs")
+    node.wait(ledger.lines, "the task runs")
     before = set(node.pids()["children"])
     assert node.call("recycle", slots=[])["recycling"] == 3
     node.wait_event("child-recycled", 2)
@@ -127,7 +128,9 @@ def test_recycling_leaves_no_fd_behind(serve, tasks, ledger):
     node = serve(max_tasks_per_child=2, max_tasks_jitter=0, concurrency=2).wait_up(2)
 
     def fds():
-        return {pid: len(os.listdir(f"/proc/{pid}/fd")) for role in ("supervisor", "template") for pid in node.pids()[role]}
+        return {
+            pid: len(os.listdir(f"/proc/{pid}/fd")) for role in ("supervisor", "template") for pid in node.pids()[role]
+        }
 
     def settled():
         return (
@@ -147,7 +150,7 @@ def test_recycling_leaves_no_fd_behind(serve, tasks, ledger):
 
 
 def test_the_supervisor_stays_small_over_recycles(serve, tasks, ledger):
-    """Three hundred recycles cost the supervisor no memory: it stays within 512 KiB of what it had after the first fifty."""
+    """Three hundred recycles cost the supervisor no memory: it stays within 512 KiB of what it had after fifty."""
     node = serve(max_tasks_per_child=2, max_tasks_jitter=0, concurrency=2, log_level="warning")
     process = psutil.Process(node.pid)
 

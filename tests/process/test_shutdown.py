@@ -19,7 +19,7 @@ def busy(serve, tasks, ledger, gate):
     def start(**settings):
         running = tasks.hold.delay(str(ledger), "running", str(gate))
         node = serve(**settings)
-        node.wait(lambda: ledger.lines(), "the task runs")
+        node.wait(ledger.lines, "the task runs")
         queued = tasks.note.delay(str(ledger), "queued")
         return node, running, queued
 
@@ -51,7 +51,7 @@ def test_an_async_task_finishes_too(serve, tasks, ledger, gate):
     """A coroutine is drained as a function is."""
     running = tasks.hold_async.delay(str(ledger), "running", str(gate))
     node = serve()
-    node.wait(lambda: ledger.lines(), "the task runs")
+    node.wait(ledger.lines, "the task runs")
     node.send(signal.SIGTERM)
     node.wait_event("node-draining")
     gate.touch()
@@ -88,13 +88,25 @@ def test_a_second_signal_stops_now(busy, app):
     """A second TERM does not wait for the grace: exit code 6 within 1.5 s, the task put back uncounted."""
     node, running, queued = busy(graceful_timeout="60s")
     node.send(signal.SIGTERM)
-    node.wait_event("node-draining")
+    (draining,) = node.wait_event("node-draining")
+    node.wait(lambda: time.time() > draining["at"] + 0.25, "signals closer together are one wish")
     began = time.monotonic()
     node.send(signal.SIGTERM)
     assert node.wait_end() == ExitCode.FORCED_STOP
     assert time.monotonic() - began < 1.5
     assert state_of(app, running) == (TaskState.QUEUED, 0)
     assert state_of(app, queued) == (TaskState.QUEUED, 0)
+
+
+def test_signals_close_together_are_one_wish(busy, gate):
+    """``timeout`` and terminals signal a process and its group: the same TERM twice within 0.2 s drains."""
+    node, running, _ = busy()
+    node.send(signal.SIGTERM)
+    node.send(signal.SIGINT)
+    node.wait_event("node-draining")
+    gate.touch()
+    assert node.wait_end() == ExitCode.OK
+    assert running.get(1) == "running"
 
 
 def test_a_signal_to_every_process_still_lets_tasks_finish(busy, gate):
@@ -209,7 +221,8 @@ def make_newer(path):
 
 
 @pytest.mark.parametrize(
-    ("make", "words"), [(make_junk, "not a database"), (make_foreign, "another application"), (make_newer, "newer poolrt")]
+    ("make", "words"),
+    [(make_junk, "not a database"), (make_foreign, "another application"), (make_newer, "newer poolrt")],
 )
 def test_an_unusable_broker_is_refused(serve, place, make, words):
     """A file that is no database, another application's, or a newer poolrt's: exit code 4 at once, with the reason."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import enum
 import os
 import pickle
@@ -21,7 +21,11 @@ from poolrt.errors import DecodingError, EncodingError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(TEXT, inner),
     max_leaves=20,
 )
@@ -60,7 +64,7 @@ def same(one: Any, other: Any) -> bool:
 
 @given(PLAIN)
 def test_plain_values_go_by_json_and_come_back_equal(value: Any) -> None:
-    """None, bools, 64-bit ints, finite floats, text, lists and str-keyed dicts travel by JSON, unchanged but for tuples."""
+    """None, bools, 64-bit ints, finite floats, text, lists, str-keyed dicts go by JSON, unchanged but for tuples."""
     codec, encoded = encode_value(value, trusted=False, task="t")
     assert codec == JSON
     assert same(decode(codec, encoded, trusted=False), as_lists(value))
@@ -108,7 +112,7 @@ CYCLE.append(CYCLE)
         ({Text("a"): 1}, "a dict key of type Text"),
         (b"bytes", "a value of type builtins.bytes"),
         ({1, 2}, "a value of type builtins.set"),
-        (datetime.datetime(2026, 1, 1), "a value of type datetime.datetime"),
+        (dt.datetime(2026, 1, 1, tzinfo=dt.UTC), "a value of type datetime.datetime"),
         (Colour.RED, "a value of type .*Colour"),
         (Text("x"), "a value of type .*Text"),
         (Point(1), "a value of type .*Point"),
@@ -209,7 +213,9 @@ def test_unknown_codecs_are_refused(codec: str, canary: Path) -> None:
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("damaged", [b"", b"[1", b"\xff", b'"\xff"', b"nan", b"[" * 200_000, b"[" * 200_000 + b"]" * 200_000])
+@pytest.mark.parametrize(
+    "damaged", [b"", b"[1", b"\xff", b'"\xff"', b"nan", b"[" * 200_000, b"[" * 200_000 + b"]" * 200_000]
+)
 def test_damaged_json_is_a_decoding_error(damaged: bytes) -> None:
     """Bytes that are no JSON, or too deep to read, give a DecodingError."""
     with pytest.raises(DecodingError, match="damaged JSON"):

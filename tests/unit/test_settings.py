@@ -50,7 +50,8 @@ def test_durations_are_read(text: str | float, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "s", "fast", "-5s", "5 s", "1h-5m", "5w", "1e3", "0x10", "inf", "nan", -1, math.inf, math.nan, True, None]
+    "text",
+    ["", "s", "fast", "-5s", "5 s", "1h-5m", "5w", "1e3", "0x10", "inf", "nan", -1, math.inf, math.nan, True, None],
 )
 def test_other_durations_are_refused(text: object) -> None:
     """What is no duration, is negative or endless is refused, quoting it."""
@@ -125,7 +126,13 @@ def test_names_are_unique() -> None:
 def test_values_are_read_by_kind() -> None:
     """Texts and values alike become the setting's type; None is the default."""
     made = settings_from(
-        {"concurrency": "4", "graceful_timeout": "1m", "restart_burst": "3/10s", "log_level": "debug", "node_name": None}
+        {
+            "concurrency": "4",
+            "graceful_timeout": "1m",
+            "restart_burst": "3/10s",
+            "log_level": "debug",
+            "node_name": None,
+        }
     )
     assert made == Settings(concurrency=4, graceful_timeout=60.0, restart_burst=Burst(3, 10.0), log_level="debug")
     assert settings_from({"restart_burst": Burst(2, 5.0)}).restart_burst == Burst(2, 5.0)
@@ -143,7 +150,7 @@ def test_a_misspelt_name_gets_the_nearest(name: str, hint: str) -> None:
 
 def test_a_strange_name_gets_no_hint() -> None:
     """An unknown setting that resembles none is refused without a guess."""
-    with pytest.raises(ConfigurationError, match="^unknown setting 'zzz'$"):
+    with pytest.raises(ConfigurationError, match=r"^unknown setting 'zzz'$"):
         settings_from({"zzz": 1})
 
 

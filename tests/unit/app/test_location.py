@@ -90,13 +90,15 @@ def test_what_is_not_there_is_named(interpreter: Path) -> None:
     write(interpreter, "shop_wrong", "number = 5")
     with pytest.raises(AppNotFound, match="module shop_wrong has no attribute 'application'; it has app"):
         load(parse_app_argument("shop_wrong:application"))
-    with pytest.raises(AppNotFound, match="shop_wrong:number is a int, not a poolrt.App"):
+    with pytest.raises(AppNotFound, match=r"shop_wrong:number is a int, not a poolrt\.App"):
         load(parse_app_argument("shop_wrong:number"))
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         load(parse_app_argument("no_such_module"))
 
 
-@pytest.mark.parametrize("ending", ["if __name__ == '__main__':\n    raise SystemExit('ran as main')", "add.delay(1)\nraise 1"])
+@pytest.mark.parametrize(
+    "ending", ["if __name__ == '__main__':\n    raise SystemExit('ran as main')", "add.delay(1)\nraise 1"]
+)
 def test_scripts_run_up_to_their_first_effect(ending: str, interpreter: Path) -> None:
     """A script's tasks are learnt whether or not its main part is guarded, and nothing of that part happens."""
     file = write(interpreter, "shop_script", "@app.task", "def add(x): return x", ending)
@@ -142,7 +144,7 @@ def test_an_app_that_cannot_travel_is_refused() -> None:
     stdout = open(__file__, "rb")  # noqa: SIM115  closed below
     try:
         app.task(name="bad")(lambda: stdout)
-        with pytest.raises(EncodingError, match="the app 'local' .* cannot be pickled"):
+        with pytest.raises(EncodingError, match=r"the app 'local' .* cannot be pickled"):
             locate(app)
     finally:
         stdout.close()

@@ -8,7 +8,7 @@ import pickle
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 import msgspec
@@ -17,6 +17,7 @@ import pytest
 from poolrt.app.app import App
 from poolrt.app.request import current_request
 from poolrt.app.task import TaskOptions
+from poolrt.child import executor as executor_module
 from poolrt.child.executor import MAX_UNKNOWN, Executor
 from poolrt.codec import PICKLE, decode, encode_arguments
 from poolrt.message import Delivery, Message, decode_message, encode_message
@@ -93,7 +94,7 @@ def test_a_default_ttl_is_one_day(run) -> None:
 
 
 def test_raises(run, row, executor: Executor) -> None:
-    """A task that raises fails: type, text, the user's own frames, the exception by value, and the message as it was."""
+    """A task that raises fails: type, text, the user's frames, the exception by value, and the message as it was."""
     message = call("boom")
     ran = run(message)
     assert (ran.state, ran.kind, ran.text) == (TaskState.FAILED, "ValueError", "boom")
@@ -277,6 +278,15 @@ def test_a_result_that_ends_the_process_fails_the_task(run, app: App, executor: 
     assert executor.tainted
 
 
+def test_a_result_that_is_too_large_fails_the_task(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result no store should take fails its task by name, and says what to do; one at the bound is kept."""
+    monkeypatch.setattr(executor_module, "MAX_RESULT_BYTES", 3)
+    assert run(call("add", 998)).state is TaskState.SUCCEEDED
+    ran = run(call("add", 999))
+    assert (ran.state, ran.kind) == (TaskState.FAILED, "ResultTooLarge")
+    assert ran.text == "the result has 4 bytes, more than 3: store it elsewhere, return its name"
+
+
 def test_generators_are_no_results(run, app: App) -> None:
     """A generator function gives no value that could be carried, and says so."""
 
@@ -340,8 +350,8 @@ def test_unreadable_envelopes_are_dead_with_their_bytes(envelope: bytes, said: s
 @pytest.mark.parametrize(
     "payload",
     [
-        b"", b"[[1]", b"\xff", b"1", b"null", b"[]", b"[[1]]", b"[[1],{},3]", b'["ab",{}]', b"[[1],[]]", b'{"a":1,"b":2}',
-        b"[" * 100_000,
+        b"", b"[[1]", b"\xff", b"1", b"null", b"[]", b"[[1]]", b"[[1],{},3]", b'["ab",{}]', b"[[1],[]]",
+        b'{"a":1,"b":2}', b"[" * 100_000,
     ],
 )  # fmt: skip
 def test_undecodable_arguments_are_dead(payload: bytes, run, executor: Executor) -> None:
@@ -402,7 +412,7 @@ def test_untrusted_brokers_get_nothing_unpickled(app: App, row, tmp_path: Path) 
 class Reader:
     """An argument that tells what the row says while it is unpickled."""
 
-    rows: list[Any] = []
+    rows: ClassVar[list[Any]] = []
 
     def __setstate__(self, state: object) -> None:
         Reader.rows.append(current_row.word)
@@ -494,7 +504,9 @@ def test_bound_tasks_see_their_request(run, app: App) -> None:
         seen.append(self.request)
         return x
 
-    assert run(call("bound", 3, queue="q", attempt=2, priority=4, headers={"a": "b"}), lost=1).state is TaskState.SUCCEEDED
+    assert (
+        run(call("bound", 3, queue="q", attempt=2, priority=4, headers={"a": "b"}), lost=1).state is TaskState.SUCCEEDED
+    )
     (request,) = seen
     assert msgspec.structs.asdict(request) == {
         "id": "the-id", "task": "bound", "queue": "q", "attempt": 2, "lost": 1, "priority": 4, "headers": {"a": "b"},
@@ -513,7 +525,15 @@ def test_the_request_ends_with_the_task(run, raises) -> None:
 
 @pytest.mark.parametrize(
     ("own", "default", "expected"),
-    [(None, 0.0, 0), (None, 5.0, 5), (2.0, 5.0, 2), (2.0, 0.0, 2), (1e300, 0.0, 0), (1e11, 5.0, 0), (float("nan"), 0.0, 0)],
+    [
+        (None, 0.0, 0),
+        (None, 5.0, 5),
+        (2.0, 5.0, 2),
+        (2.0, 0.0, 2),
+        (1e300, 0.0, 0),
+        (1e11, 5.0, 0),
+        (float("nan"), 0.0, 0),
+    ],
 )
 def test_hard_deadlines(own: float | None, default: float, expected: int, run, row, executor: Executor) -> None:
     """The row shows the task's own limit, else the node's; an endless one is none, and fits the row."""

@@ -296,7 +296,7 @@ def test_a_standby_ends_with_its_supervisor(make, broker, row, lifeline) -> None
 
 
 def test_trouble_keeps_the_outcomes_and_is_told_once(noop, put, make, broker, lifeline, busy) -> None:
-    """While the broker refuses, outcomes are kept and sent again, with growing pauses; it is told once, and its end too."""
+    """While the broker refuses, outcomes are kept and sent again, ever more rarely; it is told once, its end too."""
     put("noop", 3)
     loop = make()
     settle = broker.settle

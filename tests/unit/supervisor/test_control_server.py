@@ -1,4 +1,4 @@
-"""The control protocol, both sides over a socketpair: what is asked is answered, and nothing a client sends does harm."""
+"""The control protocol, both sides over a socketpair: what is asked is answered, and nothing sent does harm."""
 
 from __future__ import annotations
 
@@ -159,11 +159,13 @@ def test_a_node_that_does_not_serve_says_so(do: str, wire: Wire) -> None:
 
 def test_unknown_requests_name_the_known(wire: Wire) -> None:
     """A misspelt request is answered with those there are."""
-    with pytest.raises(ControlError, match=r"unknown request 'stauts'; known: drain, events, ready, recycle, scale, status"):
+    with pytest.raises(
+        ControlError, match=r"unknown request 'stauts'; known: drain, events, ready, recycle, scale, status"
+    ):
         wire.call("stauts")
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"1", b"null", b'"do"', b"\x00", b'{"do": 1}', b"{}", b'{1: 2}'])
+@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"1", b"null", b'"do"', b"\x00", b'{"do": 1}', b"{}", b"{1: 2}"])
 def test_lines_that_are_no_request_are_refused(line: bytes, wire: Wire) -> None:
     """Garbage is answered with a refusal, and the connection goes on."""
     assert wire.say(line + b"\n").startswith(b'{"ok":false,"error":"')
@@ -177,7 +179,10 @@ def test_requests_in_pieces_and_together(wire: Wire) -> None:
         wire.socket.sendall(bytes([byte]))
         wire.step()
     answers = wire.say(raw[-1:])
-    assert answers.split(b"\n")[:-1] == [b'{"ok":true,"result":{"concurrency":1}}', b'{"ok":true,"result":{"concurrency":2}}']
+    assert answers.split(b"\n")[:-1] == [
+        b'{"ok":true,"result":{"concurrency":1}}',
+        b'{"ok":true,"result":{"concurrency":2}}',
+    ]
 
 
 def test_an_endless_line_drops_its_client(wire: Wire) -> None:
@@ -232,5 +237,5 @@ def test_a_supervisor_that_goes_away_is_named(wire: Wire) -> None:
 
 def test_no_answer_in_time(wire: Wire) -> None:
     """A supervisor that does not answer costs its caller the timeout, and is named."""
-    with pytest.raises(ControlError, match="did not answer 'status' within 0.01 s"):
+    with pytest.raises(ControlError, match=r"did not answer 'status' within 0\.01 s"):
         wire.client.call("status", timeout=0.01)

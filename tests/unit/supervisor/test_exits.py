@@ -52,7 +52,7 @@ SEGV, KILL = -signal.SIGSEGV, -signal.SIGKILL
 )  # fmt: skip
 def test_exits_of_a_child_that_was_up(
     state: ChildState, activity: Activity, done: int, status: int,
-    ending: Ending, cause: str, verdict: str, early: bool,
+    ending: Ending, cause: str, verdict: str, early: bool,  # noqa: FBT001  pytest passes it by name
     make_child: Callable[..., Child], make_row: Callable[..., Row],
 ) -> None:  # fmt: skip
     """Only a death in RUN loses a delivery, and only one before the first task counts for the breaker."""

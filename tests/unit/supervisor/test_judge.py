@@ -33,7 +33,9 @@ def test_at_its_limit(make_child: Callable[..., Child], make_row: Callable[..., 
 
 def test_the_next_look_is_the_earliest_deadline(make_child: Callable[..., Child], make_row: Callable[..., Row]) -> None:
     """With several running, the supervisor looks again when the first of them is due."""
-    rows = [(make_child(slot=slot), make_row(Activity.RUN, hard=hard * SECOND), 1) for slot, hard in enumerate((8, 6, 7))]
+    rows = [
+        (make_child(slot=slot), make_row(Activity.RUN, hard=hard * SECOND), 1) for slot, hard in enumerate((8, 6, 7))
+    ]
     assert judge(rows, 5 * SECOND, 9 * SECOND) == ([], 6 * SECOND)
     assert judge(rows, 5 * SECOND, 5 * SECOND + 1) == ([], 5 * SECOND + 1)
 

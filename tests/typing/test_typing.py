@@ -1,0 +1,54 @@
+"""mypy sees what a task takes and gives: the sample's errors are found, and no other."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+SAMPLE = HERE / "sample.py"
+
+pytest.importorskip("mypy")
+
+
+def expected() -> dict[int, set[str]]:
+    """The error codes that the sample's comments announce, by line."""
+    found = {}
+    for number, line in enumerate(SAMPLE.read_text().splitlines(), start=1):
+        announced = re.search(r"# E: (.+)$", line)
+        if announced:
+            found[number] = set(announced[1].split(", "))
+    return found
+
+
+@pytest.mark.timeout(180)  # a cold cache
+def test_sample(private_tmp: Path) -> None:
+    """``mypy --strict`` finds exactly the announced errors, so every ``assert_type`` of the sample holds."""
+    command = [
+        sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context", "--no-pretty",
+        "--show-error-codes", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"),
+        str(SAMPLE),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command,
+        cwd=private_tmp,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.stderr == ""
+    found: dict[int, set[str]] = {}
+    for line in done.stdout.splitlines():
+        error = re.match(rf"{re.escape(str(SAMPLE))}:(\d+): error: .*\[([a-z-]+)\]$", line)
+        assert error or ": note: " in line, line
+        if error:
+            found.setdefault(int(error[1]), set()).add(error[2])
+    assert found == expected()
