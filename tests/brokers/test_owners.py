@@ -292,14 +292,28 @@ def test_a_suspect_is_counted_by_its_claim(broker: Broker, child: Child, put: Pu
 
 def test_a_suspect_stays_one(broker: Broker, child: Child, put: Put, clock: FakeClock) -> None:
     """Through release, bury and backoff a suspect is delivered alone until it ends."""
-    put()
+    (task,) = put()
     child().settle([], 1, 1)
     broker.rescue("inc", [], suspect=True)
+    put(3)
     broker.join("next", "node")
-    client = child(0, 1, "next")
-    (delivery,) = client.settle([], 1, 1).deliveries
-    broker.bury(Owner("next", 0, 1), Requeue(delivery, 5))
+    owner = Owner("next", 0, 0)
+
+    def alone() -> Delivery:
+        nonlocal owner
+        owner = owner._replace(generation=owner.generation + 1)
+        (delivery,) = child(0, owner.generation, "next").settle([], 9, 1).deliveries
+        assert (delivery.task_id, delivery.suspect) == (task, True)
+        return delivery
+
+    alone()
+    broker.bury(owner, None)
+    assert alone().lost == 0
+    broker.leave("next")
+    broker.join("third", "node")
+    delivery = child(0, 1, "third").settle([], 9, 1).deliveries[0]
+    broker.bury(Owner("third", 0, 1), Requeue(delivery, 5))
     clock.advance(5)
     broker.promote()
-    (delivery,) = child(0, 2, "next").settle([], 1, 1).deliveries
-    assert (delivery.suspect, delivery.lost) == (True, 1)
+    (delivery,) = child(0, 2, "third").settle([], 9, 1).deliveries
+    assert (delivery.task_id, delivery.suspect, delivery.lost) == (task, True, 1)

@@ -4,7 +4,7 @@ What a snippet becomes is told by its language and by an HTML comment right abov
 
     <!-- file: tasks.py -->   saved under this name before anything runs
     python                    (without a name) run as a script; it must exit 0
-    sh                        run by bash -e
+    sh                        run by bash; each line must succeed
     console                   each "$ command" run by bash, what stands below it compared with what it printed
     <!-- run: node -->        console: the one command stays on; what stands below is how its output begins
     <!-- run: signal -->      console: "^C" sends SIGINT to that node; the rest must follow in its output
@@ -170,7 +170,7 @@ class Reader:
             return
         if snippet.file:
             self._save(snippet)
-        how = {
+        nodes = {
             "node": self._console_node, "signal": self._signal, "log": self._wait_for_log,
             "unit": self._unit, "container": self._container,
         }  # fmt: skip
@@ -178,12 +178,17 @@ class Reader:
         if run == "ended":
             self._ended(snippet.body, int(argument))
         elif run:
-            how[run](snippet.body)
-        elif snippet.language == "console":
+            nodes[run](snippet.body)
+        else:
+            self._execute_alone(snippet)
+
+    def _execute_alone(self, snippet: Snippet) -> None:
+        """A snippet that is over when the next one starts."""
+        if snippet.language == "console":
             for command, output in commands_of(snippet.body):
                 self._compare(output, self._bash(command))
         elif snippet.language in {"sh", "bash"}:
-            self._bash(snippet.body)
+            self._bash(snippet.body, "-euc")
         elif snippet.language == "python" and not snippet.file:
             (self._folder / "snippet.py").write_text(snippet.body + "\n")
             self._bash("python snippet.py")
@@ -207,9 +212,9 @@ class Reader:
             text = text.replace(path, f"{self._folder}{place}" if not path.endswith("/bin/") else "")
         return text
 
-    def _bash(self, command: str) -> str:
+    def _bash(self, command: str, options: str = "-uc") -> str:
         done = subprocess.run(
-            ["bash", "-euc", self._here(command)], cwd=self._folder, env=self._env, text=True,
+            ["bash", options, self._here(command)], cwd=self._folder, env=self._env, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=50, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command!r} exited {done.returncode}:\n{done.stdout}"
@@ -250,6 +255,12 @@ class Reader:
             node.kill()
             node.wait()
 
+    def leave(self) -> None:
+        """Stop a node that a failed page left on, whatever it exits with."""
+        if self._node is not None:
+            self._node.terminate()
+            self._node.wait(PATIENCE)
+
     def _console_node(self, body: str) -> None:
         ((command, output),) = commands_of(body)
         self._start(command)
@@ -266,6 +277,19 @@ class Reader:
     def _container(self, body: str) -> None:
         (command,) = re.findall(r"^CMD (\[.*\])$", body, re.MULTILINE)
         self._start(shlex.join(json.loads(command)))
+
+    def try_out(self, command: str) -> None:
+        """Run one line of the command reference: a node is started and ended, all else must exit 0."""
+        if " serve " in f" {command} ":
+            self._start(f"env {command}")
+            self.end(0)
+        else:
+            self._bash(command)
+
+    def keep_on(self, command: str) -> None:
+        """Start a node for the lines that follow, if none is on."""
+        if self._node is None:
+            self._start(command)
 
     def _signal(self, body: str) -> None:
         assert self._node is not None
@@ -319,9 +343,7 @@ def reader(node_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
     yield make
     for each in made:
-        if each._node is not None:  # the page failed: its node need not exit 0 as well
-            each._node.terminate()
-            each._node.wait(PATIENCE)
+        each.leave()
 
 
 RUN = [page for page in PAGES if any(True for _ in snippets(page)) and page.parent.name != "reference"]
@@ -331,6 +353,30 @@ RUN = [page for page in PAGES if any(True for _ in snippets(page)) and page.pare
 def test_every_snippet_of_a_page_does_what_the_page_says(page: Path, reader: Callable[[Path], Reader]) -> None:
     """Every snippet of the page runs from its top, and prints what the page says it prints."""
     reader(page).read()
+
+
+def test_every_example_of_the_command_reference_works(reader: Callable[[Path], Reader], node_dir: Path) -> None:
+    """Each example of the generated docs/reference/cli.md exits 0, with an app at the place that it names."""
+    page = ROOT / "docs" / "reference" / "cli.md"
+    app = node_dir / "proj" / "tasks.py"
+    app.parent.mkdir()
+    app.write_text('from poolrt import App\n\napp = App("proj", broker="sqlite:///proj.db")\n')
+    examples = [line for each in snippets(page) if each.language == "sh" for line in each.body.splitlines()]
+    commands = [line for line in examples if not line.startswith("#")]
+    assert commands
+    someone = reader(page)
+    for command in commands:
+        if command.startswith("poolrt status"):
+            someone.keep_on("poolrt serve proj.tasks:app --node-name web-1")
+        if command != "poolrt demo":  # the same run as its --json, which is here
+            someone.try_out(command)
+    someone.end(0)
+
+
+def test_the_other_reference_pages_have_nothing_to_execute() -> None:
+    """A generated page that gains a snippet needs a reader: only the command reference has one."""
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    assert [page.name for page in pages if any(each.language for each in snippets(page))] == ["cli.md"]
 
 
 @pytest.mark.parametrize(("page", "text"), EXEMPT, ids=lambda part: part.split(" ")[0])

@@ -89,7 +89,7 @@ class SqliteBroker(Broker):
 
     def find(self, task_id: str) -> Found | None:
         """See ``Broker``."""
-        row = self._store.read(lambda db: db.execute(statements.FIND, (task_id,)).fetchone())
+        row = self._store.read(lambda db: db.execute(statements.FIND, (task_id, task_id)).fetchone())
         if row is None:
             return None
         code, lost, envelope, record = row

@@ -84,7 +84,7 @@ def _judge(
             continue
         held.remove(fence)
         eta = now + verdict.delay if verdict.delay > 0 else None
-        db.execute(statements.LOST, (eta, verdict.delivery.i))
+        db.execute(statements.LOST, (eta, eta, verdict.delivery.i))
         if eta is None:
             news.queued = True
         elif earliest_eta(db) == eta:

@@ -35,16 +35,16 @@ RECORD_STATES: Final = {code: state for state, code in RECORD_CODES.items()}
 
 ENQUEUE: Final = """
 insert into task (state, priority, eta, created, queue, id, envelope)
-select ?1, ?2, ?3, ?4, ?5, ?6, ?7 where not exists (select 1 from record where id = ?6)
+select ?, ?, ?, ?, ?, ?, ? where not exists (select 1 from record where id = ?)
 on conflict (id) do nothing"""
-"""Store a message unless its id is a message's or a record's already."""
+"""Store a message unless its id, given twice, is a message's or a record's already."""
 
 EARLIEST_ETA: Final = "select min(eta) from task where state = 2"
 """When the next delayed message is due."""
 
 FIND: Final = """
-select state, lost, envelope, null from task where id = ?1
-union all select state, lost, null, data from record where id = ?1
+select state, lost, envelope, null from task where id = ?
+union all select state, lost, null, data from record where id = ?
 limit 1"""
 """The message of an id, else its record: one statement, so that a settle cannot hide it from both looks."""
 
@@ -163,8 +163,8 @@ RECORD: Final = "insert into record (id, state, lost, expires, data) values (?, 
 """Keep what became of a task; the first record of an id stands."""
 
 LOST: Final = """
-update task set state = iif(?1 is null, suspect, 2), eta = coalesce(?1, eta), lost = lost + 1, owner = null, n = null
-where seq = ?2"""
+update task set state = iif(? is null, suspect, 2), eta = coalesce(?, eta), lost = lost + 1, owner = null, n = null
+where seq = ?"""
 """Put back what a dead child ran, as one more lost delivery, now or at a time."""
 
 REQUEUE_OWNER: Final = "update task set state = suspect, owner = null, n = null where state = 3 and owner = ?"
@@ -184,11 +184,11 @@ where state = 3 and owner in (select id from owner where incarnation = ?)"""
 
 PROMOTE: Final = """
 update task set state = suspect
-where seq in (select seq from task where state = 2 and eta <= ?1 order by eta limit ?2)"""
+where seq in (select seq from task where state = 2 and eta <= ? order by eta limit ?)"""
 """Queue what is due, at its old place."""
 
 PURGE: Final = """
-delete from record where seq in (select seq from record where expires <= ?1 order by expires limit ?2)"""
+delete from record where seq in (select seq from record where expires <= ? order by expires limit ?)"""
 """Drop records whose time has passed."""
 
 # ---- operators
