@@ -42,6 +42,16 @@ def die_with_parent(parent_pid: int) -> None:
         raise ParentGone(f"process {os.getpid()} was started by {parent_pid}, but its parent is {now} now")
 
 
+def outlive_parent() -> None:
+    """Take ``die_with_parent`` back.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if sys.platform == "linux":
+        _prctl()(_PR_SET_PDEATHSIG, 0)
+
+
 def become_subreaper() -> None:
     """From now on orphaned descendants become children of this process, instead of init's.
 

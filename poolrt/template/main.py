@@ -30,7 +30,7 @@ from poolrt.errors import BrokerError, ExitCode
 from poolrt.events import Event, EventKind
 from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, Happened, NodeFiles, Ready, shorten
 from poolrt.posix.pidfd import open_pidfd
-from poolrt.posix.prctl import become_subreaper, set_process_title
+from poolrt.posix.prctl import become_subreaper, die_with_parent, outlive_parent, set_process_title
 from poolrt.posix.processes import kill_descendants
 from poolrt.posix.reaping import reap_any
 from poolrt.posix.signals import do_nothing, ignore_with_noop_handlers, wakeup_socket
@@ -193,6 +193,10 @@ def run(sock: socket.socket, config: TemplateConfig) -> int:
     set_process_title("poolrt:template")
     become_subreaper()
     logs.configure(config.settings.log_level, config.settings.log_format)
+    # An import can take long, and end-of-file is looked at after it only; nothing was forked yet that would need us.
+    die_with_parent(os.getppid())
+    if select.select([sock], [], [], 0)[0]:
+        return 1  # nothing is sent before Ready: the supervisor had died before we asked to die with it
     try:
         app, seconds = _import(config)
         peers = connected_sockets(spare=sock.fileno())
@@ -221,6 +225,7 @@ def run(sock: socket.socket, config: TemplateConfig) -> int:
     except Exception as error:  # noqa: BLE001  a broker that cannot be used is told in its own words
         notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], "", int(ExitCode.BROKER_UNUSABLE)))
         return 1
+    outlive_parent()  # from now on its end-of-file makes us end our children
     template = Template(sock, app, config)
     gc.collect()
     gc.freeze()

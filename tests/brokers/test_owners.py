@@ -311,7 +311,7 @@ def test_a_suspect_stays_one(broker: Broker, child: Child, put: Put, clock: Fake
     assert alone().lost == 0
     broker.leave("next")
     broker.join("third", "node")
-    delivery = child(0, 1, "third").settle([], 9, 1).deliveries[0]
+    (delivery,) = child(0, 1, "third").settle([], 9, 1).deliveries
     broker.bury(Owner("third", 0, 1), Requeue(delivery, 5))
     clock.advance(5)
     broker.promote()

@@ -66,8 +66,8 @@ def test_a_task_lost_once_succeeds_at_its_next_delivery(serve, tasks, ledger, re
 def test_held_neighbours_of_a_crash_are_put_back_uncounted(serve, tasks, ledger, gate, record):
     """What a dying child had reserved and not started runs elsewhere at once, and none of it counts as lost."""
     node = serve(max_deliveries=1).wait_up()
-    taught = tasks.step.enqueue_many([(str(ledger), f"a{i}") for i in range(60)])
-    assert taught[-1].get(10) == "a59"  # the name is known as quick by now: a batch is held
+    taught = tasks.step.enqueue_many([(str(ledger), f"a{i}") for i in range(300)])
+    assert taught[-1].get(10) == "a299"  # the name is known as quick by now: a batch is held
     calls = [(str(ledger), "bomb", str(gate), "SIGKILL"), *((str(ledger), f"b{i}") for i in range(40))]
     bomb, *neighbours = tasks.step.enqueue_many(calls)
     node.wait(lambda: "bomb" in ledger.column(), "the bomb runs")

@@ -16,7 +16,7 @@ def holding(serve, tasks, ledger, gate):
 
     def start(**settings):
         node = serve(**settings)
-        assert tasks.step.enqueue_many([(str(ledger), f"a{i}") for i in range(60)])[-1].get(10) == "a59"
+        assert tasks.step.enqueue_many([(str(ledger), f"a{i}") for i in range(300)])[-1].get(10) == "a299"
         calls = [(str(ledger), "running", str(gate)), *((str(ledger), f"b{i}") for i in range(20))]
         results = tasks.step.enqueue_many(calls)
         node.wait(lambda: "running" in ledger.column(), "the task runs")
@@ -223,20 +223,21 @@ def test_a_template_that_stands_still_is_replaced(serve, tasks, ledger):
 
 
 @pytest.mark.parametrize("kind", ["exec", "fork"])
-def test_supervisor_and_template_killed_at_one_instant(serve, tasks, ledger, gate, record, is_gone, kind):
+def test_supervisor_and_template_killed_at_one_instant(serve, tasks, ledger, gate, record, is_gone, wait_for, kind):
     """Nobody is left to clean up; the next start ends what carries the old start's mark, and reclaims."""
     result = tasks.leave_strays.delay(str(ledger), kind, str(gate))
     node = serve()
     count = 2 if kind == "exec" else 1
     node.wait(lambda: len(ledger.strays()) == count, "the strays are there")
     strays = ledger.strays()
-    template = node.child_of("template")
+    template, child = node.child_of("template"), node.child()["pid"]
     for pid in (node.pid, template):
         os.kill(pid, signal.SIGSTOP)  # so that neither sees the other die
         node.wait(lambda pid=pid: psutil.Process(pid).status() == psutil.STATUS_STOPPED, "it stands still")
     os.kill(template, signal.SIGKILL)  # first: a stopped group that is orphaned would be continued by the kernel
     os.kill(node.pid, signal.SIGKILL)
     node.wait_end()
+    wait_for(lambda: is_gone(template) and is_gone(child), "both are dead, and the child with its template")
     assert not any(is_gone(pid) for pid in strays), "the fault was not made: the strays are gone already"
     gate.touch()
     again = serve(name=node.name, max_tasks_per_child=1)

@@ -135,7 +135,7 @@ def test_a_terminals_interrupt_lets_tasks_finish(busy, gate):
 def test_held_messages_are_put_back_at_their_old_place(serve, app, tasks, ledger, gate):
     """What a child has reserved and not started is queued again, in the old order, uncounted."""
     node = serve()
-    assert tasks.step.enqueue_many([(str(ledger), f"a{i}") for i in range(60)])[-1].get(10) == "a59"
+    assert tasks.step.enqueue_many([(str(ledger), f"a{i}") for i in range(300)])[-1].get(10) == "a299"
     calls = [(str(ledger), "running", str(gate)), *((str(ledger), f"b{i}") for i in range(20))]
     running, *others = tasks.step.enqueue_many(calls)
     node.wait(lambda: "running" in ledger.column(), "the task runs")

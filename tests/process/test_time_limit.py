@@ -40,8 +40,8 @@ def test_the_nodes_limit_is_for_tasks_without_their_own(serve, tasks, ledger):
 def test_neighbours_of_a_killed_task_are_put_back_uncounted(serve, tasks, ledger, record):
     """What the killed child had reserved runs elsewhere, once each, and nothing of it counts as lost."""
     node = serve().wait_up()
-    taught = tasks.limited_step.enqueue_many([(str(ledger), f"a{i}") for i in range(60)])
-    assert taught[-1].get(10) == "a59"
+    taught = tasks.limited_step.enqueue_many([(str(ledger), f"a{i}") for i in range(300)])
+    assert taught[-1].get(10) == "a299"
     calls = [(str(ledger), "over", "hang"), *((str(ledger), f"b{i}") for i in range(40))]
     over, *neighbours = tasks.limited_step.enqueue_many(calls)
     node.wait(lambda: "over" in ledger.column(), "the long one runs")
@@ -74,7 +74,10 @@ def test_two_hundred_tasks_about_as_long_as_their_limit(serve, tasks, ledger, re
         else:
             assert (ended.state, with_value) == (TaskState.SUCCEEDED, i)
         records.append(ended)
-    assert sorted(map(int, ledger.column())) == list(range(200)), "each ran once"
+    began = [int(tag) for tag in ledger.column()]
+    assert len(set(began)) == len(began), "a task ran twice"
+    for i in set(range(200)).difference(began):
+        assert records[i].state is TaskState.FAILED, "on a busy machine a task may be killed before its first line"
     failed = {result.id for result, ended in zip(results, records, strict=True) if ended.state is TaskState.FAILED}
     node.wait_event("task-failed", len(failed))
     killed = {event["task_id"] for event in node.events("child-killed")}

@@ -88,7 +88,7 @@ def test_trusted_brokers_carry_all_of_it(value: Any) -> None:
     assert same(decode(codec, encoded, trusted=True), as_lists(value) if codec == JSON else value)
 
 
-@given(st.lists(PLAIN), st.dictionaries(TEXT, PLAIN))
+@given(st.lists(PLAIN, max_size=3), st.dictionaries(TEXT, PLAIN, max_size=3))
 def test_arguments_come_back(args: list[Any], kwargs: dict[str, Any]) -> None:
     """A call's positional and keyword arguments survive the way to the worker."""
     codec, payload = encode_arguments(args, kwargs, trusted=False, task="t")

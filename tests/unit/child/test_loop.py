@@ -238,6 +238,42 @@ def test_what_does_not_fit_the_batch_is_released_at_once(noop, app, put, make, b
     assert states(broker) == [TaskState.SUCCEEDED] * 4
 
 
+def test_what_cannot_be_released_is_run(noop, app, put, make, broker, busy) -> None:
+    """A broker that will not take back what does not fit the batch costs nothing: the child runs it itself."""
+    app.task(name="unknown")(lambda: None)
+    loop = make()
+    loop._pace._batch = 3
+    put("unknown", 3)
+
+    def refuse(deliveries):  # type: ignore[no-untyped-def]
+        raise busy
+
+    broker.release = refuse
+    loop.run()
+    assert states(broker) == [TaskState.SUCCEEDED] * 3
+
+
+def test_leaving_does_not_wait_for_a_release(app, noop, put, make, broker, row, lifeline, busy) -> None:
+    """A child that leaves and may not put back what it holds leaves all the same: the steward will do it."""
+    app.task(name="last")(lambda: setattr(row, "order", Order.RETIRE))
+    loop = make()
+    for name in ("noop", "last"):
+        loop._pace.learn(name, 0.0001)
+    loop._pace._batch = 4
+    put("last")
+    put("noop", 3)
+
+    def refuse(deliveries):  # type: ignore[no-untyped-def]
+        raise busy
+
+    broker.release = refuse
+    loop.run()
+    assert states(broker) == [TaskState.SUCCEEDED]
+    assert len(broker.held) == 3
+    assert lifeline.waits == []
+    assert row.word is Activity.LEAVE
+
+
 def test_what_cannot_run_is_settled_and_the_rest_goes_on(noop, put, make, broker) -> None:
     """An unknown task, an unreadable message and an expired one cost their neighbours nothing."""
     put("noop")
