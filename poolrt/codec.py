@@ -87,7 +87,7 @@ def encode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], *, trusted:
 
 
 def encode_value(value: Any, *, trusted: bool, task: str) -> tuple[str, bytes]:
-    """``(codec, bytes)`` of a result; over a trusted broker tuples keep their type too. Raises EncodingError."""
+    """``(codec, bytes)`` of a result, like ``encode_arguments``. Raises EncodingError."""
     return _encode(value, _inexact(value), trusted=trusted, what=f"the result of {task}")
 
 

@@ -164,7 +164,7 @@ class Supervisor:
         return answer["recycling"]
 
     def status(self) -> dict[str, Any]:
-        """The node as one object; see docs/reference/status.md."""
+        """The node as one object, as ``poolrt status --json`` prints it."""
         answer: dict[str, Any] = self._call("status")
         return answer
 

@@ -150,12 +150,12 @@ class TaskFailed(ResultError):
         self.traceback = traceback
 
 
-class WorkerLost(TaskFailed):
-    """The child that ran the task died, and the task may not be delivered again."""
-
-
 class TaskDead(TaskFailed):
     """The message was given up; its record says why and keeps its bytes."""
+
+
+class WorkerLost(TaskDead):
+    """The child that ran the task died, and the task may not be delivered again."""
 
 
 class TaskExpired(TaskFailed):

@@ -127,8 +127,7 @@ class App:
         def register(function: Callable[..., Any]) -> Task[Any, Any]:
             task: Task[Any, Any] = Task(self, function, name or default_task_name(function), parsed)
             known = self.tasks.get(task.name)
-            interactive = task.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
-            if known is not None and known.where() != task.where() and not interactive:
+            if known is not None and known.where() != task.where() and not task.is_interactive:
                 raise DuplicateTask(
                     f"two tasks are named {task.name!r}: {known.where()} and {task.where()}; give one of them name=..."
                 )

@@ -142,7 +142,7 @@ class AsyncResult(Generic[R]):
                 error = decode(info.exception_codec, info.exception, trusted=self._broker.trusted)
             except DecodingError:
                 error = None  # its class is not importable here: TaskFailed below names it
-            if isinstance(error, BaseException):
+            if isinstance(error, Exception):  # a task's SystemExit must not end the program that asks
                 if info.traceback:
                     error.add_note(f"in the worker ({record.task}#{self.id}):\n{info.traceback}")
                 return error

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+import msgspec
 
 from poolrt.app.loading import refuse_effects
 from poolrt.app.request import Request, current_request
@@ -105,12 +108,15 @@ class Task(Generic[P, R]):
         self.name = name
         self.options = options
         self.name_bytes = name.encode()
-        self.is_local = "<" in getattr(function, "__qualname__", "<")
         self.__name__ = getattr(function, "__name__", name)
         self.__qualname__ = getattr(function, "__qualname__", name)
         self.__doc__ = function.__doc__
         self.__module__ = getattr(function, "__module__", "") or ""
         self.__wrapped__ = function
+        interactive = self.__module__ == "__main__" and not hasattr(sys.modules.get("__main__"), "__file__")
+        self.by_value = interactive or "<" in getattr(function, "__qualname__", "<")
+        """No worker can import it, or an import would find an older one: it travels with each call."""
+        self.is_interactive = interactive
 
     def __repr__(self) -> str:
         """For bug reports."""
@@ -241,7 +247,7 @@ class Task(Generic[P, R]):
         if expires is None and options.expires is not None:
             expires = now + options.expires
         function: bytes | None = None
-        if self.is_local and trusted:
+        if self.by_value and trusted:
             function = pickle((self.function, options), f"the task {self.name}, which workers cannot import,")
         return Message(
             id=task_id or new_task_id(),
@@ -267,6 +273,14 @@ def check_task_id(task_id: str) -> None:
     """Refuse an id that the board row or an operator could not carry; raises ConfigurationError."""
     if not task_id or not task_id.isprintable() or len(task_id.encode()) > MAX_ID_BYTES:
         raise ConfigurationError(f"task_id {task_id!r}: use 1 to {MAX_ID_BYTES} printable bytes")
+
+
+def retry_of(message: Message, options: TaskOptions, kind: type[BaseException], now: float) -> Message | None:
+    """The next attempt of a request that ended with ``kind``, or None when it is not to be tried again."""
+    if not issubclass(kind, options.retry_for) or message.attempt > options.max_retries:
+        return None
+    delay = retry_delay(options, message.attempt)
+    return msgspec.structs.replace(message, attempt=message.attempt + 1, eta=now + delay)
 
 
 def retry_delay(options: TaskOptions, attempt: int) -> float:

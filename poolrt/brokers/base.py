@@ -90,7 +90,8 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def wait(self, task_id: str, timeout: float | None) -> Found | None:
-        """Block until the task has a record, then return it; None after ``timeout`` seconds. Never polls."""
+        """Block until the task has a record, then return it; None after ``timeout`` seconds, and at once when there
+        is neither message nor record: unknown, or ended without one. Never polls."""
 
     @abc.abstractmethod
     def forget(self, task_id: str) -> bool:
@@ -105,7 +106,8 @@ class Broker(abc.ABC):
 
     @abc.abstractmethod
     def join(self, incarnation: str, node: str) -> None:
-        """Register one start of a node. Before it, no owner of that incarnation can attach."""
+        """Register one start of a node. Before it, no owner of that incarnation can attach. Safe to call again;
+        Fenced for a start that left or was rescued."""
 
     @abc.abstractmethod
     def leave(self, incarnation: str) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from poolrt.app.request import Request, enter
-from poolrt.app.task import Task, TaskOptions, retry_delay
+from poolrt.app.task import Task, TaskOptions, retry_of
 from poolrt.codec import PICKLE, decode, encode_value, pickle
 from poolrt.errors import DecodingError, EncodingError
 from poolrt.message import (
@@ -96,6 +96,8 @@ class Executor:
         except DecodingError as error:
             return self._unreadable(delivery, error)
         task = self._app.tasks.get(message.task)
+        if task is not None and task.is_interactive and message.function is not None:
+            task = None  # a cell of a notebook may have defined it anew since
         if task is None and message.function is None:
             return self._unknown(delivery, message)
         if message.expires is not None and time.time() > message.expires:
@@ -194,11 +196,10 @@ class Executor:
             self.tainted = f"{type(error).__name__} in {message.task}"
         elif isinstance(error, MemoryError):
             self.tainted = f"MemoryError in {message.task}"
-        if isinstance(error, options.retry_for) and message.attempt <= options.max_retries:
-            delay = retry_delay(options, message.attempt)
-            again = msgspec.structs.replace(message, attempt=message.attempt + 1, eta=time.time() + delay)
-            log.info("task %s#%s raised %s: attempt %d of %d in %.1f s", message.task, message.id, type(error).__name__,
-                     message.attempt + 1, options.max_retries + 1, delay)  # fmt: skip
+        again = retry_of(message, options, type(error), time.time())
+        if again is not None:
+            log.info("task %s#%s raised %s: attempt %d of %d follows", message.task, message.id, type(error).__name__,
+                     again.attempt, options.max_retries + 1)  # fmt: skip
             return Outcome(delivery, None, follow_ups=(Enqueue.of(again),))
         log.warning("task %s#%s failed: %s", message.task, message.id, type(error).__name__)
         text = "".join(traceback.format_exception(type(error), error, _user_frames(error)))

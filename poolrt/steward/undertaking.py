@@ -11,11 +11,13 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from poolrt.app.task import retry_of
 from poolrt.board import Board, BoardDamaged
-from poolrt.errors import DecodingError
+from poolrt.errors import DecodingError, TimeLimitExceeded
 from poolrt.events import Event, EventKind
 from poolrt.message import (
     Delivery,
+    Enqueue,
     ErrorInfo,
     Message,
     Outcome,
@@ -50,6 +52,7 @@ class Undertaker:
 
     def __init__(self, app: App, place: Place, max_deliveries: int, report: Callable[[Event], None]) -> None:
         self._broker = app.broker
+        self._tasks = app.tasks
         self._place = place
         self._max_deliveries = max_deliveries
         self._report = report
@@ -102,9 +105,8 @@ class Undertaker:
             return None
         lost = delivery.lost + 1
         if command is not None and command.verdict == "failed":
-            kind, _, text = cause.partition(": ")
             self._tell(EventKind.TASK_FAILED, owner, message, cause, {"runtime": command.runtime})
-            return self._ended(delivery, message, owner, TaskState.FAILED, kind, text, delivery.lost, command.runtime)
+            return self._limited(delivery, message, owner, cause, command.runtime)
         if lost >= self._max_deliveries:
             text = f"its child died {lost} times while running it; last: {cause}"
             self._tell(EventKind.TASK_DEAD, owner, message, text, {"deliveries": lost})
@@ -116,6 +118,16 @@ class Undertaker:
         )  # fmt: skip
         return Requeue(delivery, delay)
 
+    def _limited(self, delivery: Delivery, message: Message, owner: Owner, cause: str, runtime: float) -> Outcome:
+        """A limit ended the task: failed, or tried again where its ``retry_for`` names the limit's error."""
+        kind, _, text = cause.partition(": ")
+        task = self._tasks.get(message.task)
+        if task is not None and kind == TimeLimitExceeded.__name__:
+            again = retry_of(message, task.options, TimeLimitExceeded, time.time())
+            if again is not None:
+                return Outcome(delivery, None, follow_ups=(Enqueue.of(again),))
+        return self._ended(delivery, message, owner, TaskState.FAILED, kind, text, delivery.lost, runtime)
+
     def _ended(
         self, delivery: Delivery, message: Message, owner: Owner, state: TaskState, kind: str, text: str,
         lost: int, runtime: float,
@@ -124,7 +136,8 @@ class Undertaker:
             state, message.task, time.time(), error=ErrorInfo(kind, text), runtime=runtime, attempt=message.attempt,
             lost=lost, owner=str(owner), envelope=delivery.envelope,
         )  # fmt: skip
-        return Outcome(delivery, state, encode_record(record), _DEAD_TTL)
+        ttl = message.result_ttl if state is TaskState.FAILED and message.result_ttl is not None else _DEAD_TTL
+        return Outcome(delivery, state, encode_record(record), ttl)
 
     def _tell(self, kind: EventKind, owner: Owner, message: Message, cause: str, numbers: dict[str, float]) -> None:
         self._report(

@@ -115,7 +115,10 @@ def main() -> None:
     if not args.quick:
         runs += [(2, 32, None, "power"), (2, 32, b"r" * 60, "power")]
     try:
-        print(f"{'procs':>5} {'batch':>5} {'record':>6} {'survives':>8} {'tasks/s':>9} {'min..max':>16} {'cpu us':>7} fair")
+        print(
+            f"{'procs':>5} {'batch':>5} {'record':>6} {'survives':>8} "
+            f"{'tasks/s':>9} {'min..max':>16} {'cpu us':>7} fair"
+        )
         for processes, batch, record, durability in runs:
             tasks = args.tasks if batch >= 8 else args.tasks // 4
             got = [settle(folder, tasks, processes, batch, record, durability) for _ in range(args.reps)]

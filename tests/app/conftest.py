@@ -1,6 +1,6 @@
 """A real pool for a module's tests: supervisor, template, children and steward over a SQLite file.
 
-It is started once a module and used by all its tests, so no test here may end a child (tests/process does).
+It is started once a module and used by all its tests, so none of them may end its child (test_poison.py has its own).
 """
 
 from __future__ import annotations
