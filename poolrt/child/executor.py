@@ -196,10 +196,11 @@ class Executor:
             self.tainted = f"{type(error).__name__} in {message.task}"
         elif isinstance(error, MemoryError):
             self.tainted = f"MemoryError in {message.task}"
-        again = retry_of(message, options, type(error), time.time())
+        now = time.time()
+        again = retry_of(message, options, type(error), now)
         if again is not None:
-            log.info("task %s#%s raised %s: attempt %d of %d follows", message.task, message.id, type(error).__name__,
-                     again.attempt, options.max_retries + 1)  # fmt: skip
+            log.info("task %s#%s raised %s: attempt %d of %d in %.1f s", message.task, message.id, type(error).__name__,
+                     again.attempt, options.max_retries + 1, (again.eta or now) - now)  # fmt: skip
             return Outcome(delivery, None, follow_ups=(Enqueue.of(again),))
         log.warning("task %s#%s failed: %s", message.task, message.id, type(error).__name__)
         text = "".join(traceback.format_exception(type(error), error, _user_frames(error)))
