@@ -84,6 +84,8 @@ class App:
         self.tasks: dict[str, Task[Any, Any]] = {}
         self.child_start_hooks: list[Callable[[], object]] = []
         frame = sys._getframe(1)
+        self.made_by: str = frame.f_code.co_qualname
+        """The function that made this app, ``<module>`` for none: its local tasks are made with it, in workers too."""
         self.defined_in: str = frame.f_globals.get("__name__", "__main__")
         """The module that made this app: how a worker finds it again."""
 

@@ -113,10 +113,12 @@ class Task(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__module__ = getattr(function, "__module__", "") or ""
         self.__wrapped__ = function
-        interactive = self.__module__ == "__main__" and not hasattr(sys.modules.get("__main__"), "__file__")
-        self.by_value = interactive or "<" in getattr(function, "__qualname__", "<")
-        """No worker can import it, or an import would find an older one: it travels with each call."""
-        self.is_interactive = interactive
+        self.is_interactive = self.__module__ == "__main__" and not hasattr(sys.modules.get("__main__"), "__file__")
+        """A notebook's or a REPL's: it may be defined anew at any time."""
+        place: str = getattr(function, "__qualname__", "<callable>")  # a partial, an object with __call__
+        is_local = "<" in place and not place.startswith(f"{app.made_by}.<locals>.")
+        self.by_value = self.is_interactive or is_local
+        """Workers cannot import it, or would find an older one: it travels with each call, and what came is run."""
 
     def __repr__(self) -> str:
         """For bug reports."""

@@ -96,9 +96,9 @@ class Executor:
         except DecodingError as error:
             return self._unreadable(delivery, error)
         task = self._app.tasks.get(message.task)
-        if task is not None and task.is_interactive and message.function is not None:
-            task = None  # a cell of a notebook may have defined it anew since
-        if task is None and message.function is None:
+        if message.function is not None:
+            task = None  # what the sender has defined is run, not what has this name here
+        elif task is None:
             return self._unknown(delivery, message)
         if message.expires is not None and time.time() > message.expires:
             late = time.time() - message.expires

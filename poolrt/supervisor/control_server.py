@@ -140,7 +140,7 @@ class ControlServer:
     def _answer(self, client: Client, line: bytes) -> None:
         try:
             request = msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             client.refuse(f"not a request: {error}")
             return
         try:

@@ -47,8 +47,9 @@ def _events(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> 
 
 def _drain(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
     grace = request.get("grace")
+    seconds = None if grace is None else parse_duration(grace)
     client.answer({"state": "draining"})
-    supervisor.drain("asked to", None if grace is None else parse_duration(grace))
+    supervisor.drain("asked to", seconds)
 
 
 def _scale(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
@@ -66,7 +67,9 @@ def _recycle(supervisor: Supervisor, client: Client, request: dict[str, Any]) ->
     slots = request.get("slots") or []
     if supervisor.pool is None or supervisor.state != "serving":
         raise ConfigurationError(f"the node is {supervisor.state}: nothing to recycle")
-    client.answer({"recycling": supervisor.pool.recycle([int(slot) for slot in slots])})
+    if not (isinstance(slots, list) and all(isinstance(slot, int) for slot in slots)):
+        raise ConfigurationError(f"recycle takes a list of slots, not {slots!r}")
+    client.answer({"recycling": supervisor.pool.recycle(slots)})
 
 
 _HANDLERS: dict[str, Callable[[Supervisor, Client, dict[str, Any]], None]] = {

@@ -166,13 +166,13 @@ def test_a_signal_while_the_app_is_imported(serve, place, gate):
 
 
 def test_a_signal_at_any_moment_of_the_start(serve, tasks, ledger):
-    """TERM 20 ms to 400 ms after the exec: the node ends clean, or by the signal while Python itself starts."""
+    """TERM 20 ms to 400 ms after the exec: the node ends clean, or by the signal before it has started anything."""
     for delay in range(20, 400, 38):
         node = serve(concurrency=2)
         time.sleep(delay / 1000)  # the moment is what is tested
         node.send(signal.SIGTERM)
         code = node.wait_end(5)
-        assert code == ExitCode.OK or (code == -signal.SIGTERM and not node.messages()), f"{code} after {delay} ms"
+        assert code == ExitCode.OK or (code == -signal.SIGTERM and not node.events()), f"{code} after {delay} ms"
 
 
 def test_a_taken_name_is_refused_in_one_line(serve):

@@ -76,6 +76,7 @@ class SqliteBroker(Broker):
         self._wakes = Wakes(self.path + "-nodes")
         self._owner: Owner | None = None
         self._owner_pid = 0
+        self._registered = False
 
     def __repr__(self) -> str:
         attached = f" as {self._owner}" if self._owner else ""
@@ -199,8 +200,9 @@ class SqliteBroker(Broker):
     # ---- children
 
     def attach(self, owner: Owner) -> None:
-        """See ``Broker``."""
-        self._store.write(lambda db: holding.attach(db, owner))
+        """See ``Broker``. Only looks: the owner is written by its first settle, in that transaction, so that a child
+        that is recycled soon costs one write transaction less (docs/decisions/014)."""
+        self._registered = self._store.read(lambda db: holding.check_attachable(db, owner))
         self._owner = owner
         self._owner_pid = os.getpid()
 
@@ -209,7 +211,7 @@ class SqliteBroker(Broker):
         owner = self._attached()
 
         def work(db: sqlite3.Connection, news: News) -> Settled:
-            number = holding.number_of(db, owner)
+            number = self._number(db, owner)
             held = holding.held_by(db, number)
             stale = ending.settle(db, held, outcomes, self._clock.wall(), news) if outcomes else 0
             deliveries = holding.reserve(db, number, n, reserve, holds=bool(held)) if reserve > 0 else []
@@ -217,14 +219,16 @@ class SqliteBroker(Broker):
             news.queued = news.queued and more  # else it has just reserved its own follow-ups
             return Settled(deliveries, stale, more)
 
-        return self._tell(work)
+        settled = self._tell(work)
+        self._registered = True
+        return settled
 
     def release(self, deliveries: Sequence[Delivery]) -> int:
         """See ``Broker``."""
         owner = self._attached()
 
         def work(db: sqlite3.Connection, news: News) -> int:
-            released = holding.release(db, holding.number_of(db, owner), deliveries)
+            released = holding.release(db, self._number(db, owner), deliveries)
             news.queued = released > 0
             return released
 
@@ -265,6 +269,12 @@ class SqliteBroker(Broker):
         if news.queued or news.earlier or news.sockets:
             self._wakes.send(children=news.queued, stewards=news.earlier, waiters=news.sockets)
         return result
+
+    def _number(self, db: sqlite3.Connection, owner: Owner) -> int:
+        """The number of the attached owner, which its first transaction writes."""
+        if not self._registered:
+            holding.attach(db, owner)
+        return holding.number_of(db, owner)
 
     def _attached(self) -> Owner:
         if self._owner is None or self._owner_pid != os.getpid():

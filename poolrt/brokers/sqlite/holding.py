@@ -17,13 +17,19 @@ def attach(db: sqlite3.Connection, owner: Owner) -> None:
     A slot's generations attach in order, so the highest barred one bars a first attach of all before it; an earlier
     generation that is attached already stays so until it is barred itself.
     """
+    if not check_attachable(db, owner):
+        db.execute(statements.ATTACH, owner)
+
+
+def check_attachable(db: sqlite3.Connection, owner: Owner) -> bool:
+    """Raise Fenced unless ``owner`` may attach; whether it is attached already."""
     check_joined(db, owner.incarnation)
     if db.execute(statements.OWNER, owner).fetchone():
-        return
+        return True
     barred = db.execute(statements.BARRED, owner[:2]).fetchone()
     if barred and owner.generation <= barred[0]:
         raise Fenced(f"owner {owner} was buried: it must not take tasks any more")
-    db.execute(statements.ATTACH, owner)
+    return False
 
 
 def check_joined(db: sqlite3.Connection, incarnation: str) -> None:

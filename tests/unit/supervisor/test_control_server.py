@@ -165,7 +165,23 @@ def test_unknown_requests_name_the_known(wire: Wire) -> None:
         wire.call("stauts")
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"1", b"null", b'"do"', b"\x00", b'{"do": 1}', b"{}", b"{1: 2}"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"1",
+        b"null",
+        b'"do"',
+        b"\x00",
+        b'{"do": 1}',
+        b"{}",
+        b"{1: 2}",
+        b'{"do": "\xff"}',
+        b'{"do": ' + b"[" * 50_000,
+    ],
+)
 def test_lines_that_are_no_request_are_refused(line: bytes, wire: Wire) -> None:
     """Garbage is answered with a refusal, and the connection goes on."""
     assert wire.say(line + b"\n").startswith(b'{"ok":false,"error":"')
