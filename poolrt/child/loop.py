@@ -39,6 +39,8 @@ BATCH_SECONDS = 0.02
 """How much expected work a child may hold."""
 MAX_BATCH = 64
 """Measured: the cost of a transaction is spread well enough at 64, and a crash puts few back."""
+GROWTH = 4
+"""A new child is at a batch of 16 in its third reserve: with ten tasks a child, each reserve is a fifth of its life."""
 
 
 class Pace:
@@ -51,6 +53,8 @@ class Pace:
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
         self._batch = 1
+        self._last: list[str] = []
+        self._was_full = False
 
     def learn(self, task: str, seconds: float) -> None:
         """Take note of a run of ``task``."""
@@ -65,21 +69,27 @@ class Pace:
         return self._seconds.get(task, BATCH_SECONDS)
 
     def ask_for(self) -> int:
-        """How many to reserve next."""
+        """How many to reserve next: what fits the budget by what is known now of the last batch, growing by steps."""
+        if self._last:
+            expected = sum(map(self.expected, self._last)) / len(self._last)
+            fits = int(BATCH_SECONDS / max(expected, 1e-6))
+            wanted = self._batch * GROWTH if self._was_full else self._batch
+            self._batch = max(1, min(wanted, fits, MAX_BATCH))
+            self._last = []
         return self._batch
 
     def keep(self, tasks: list[str]) -> int:
-        """How many of a reserved batch to keep, at least one; adapts what the next reserve asks for."""
+        """How many of a reserved batch to keep, at least one: the budget's worth."""
         total, kept = 0.0, 0
         for task in tasks:
-            total += self._seconds.get(task, BATCH_SECONDS)
+            total += self.expected(task)
             if kept and total > BATCH_SECONDS:
                 break
             kept += 1
+        self._was_full = kept == len(tasks) >= self._batch
         if kept < len(tasks):
             self._batch = max(1, kept)
-        elif len(tasks) >= self._batch and total * 2 <= BATCH_SECONDS:
-            self._batch = min(self._batch * 2, MAX_BATCH)
+        self._last = tasks[:kept]
         return kept
 
 

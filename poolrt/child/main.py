@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import os
-import random
 import signal
 import socket
 import sys
@@ -92,7 +91,6 @@ def settle_in(place: Place, title: str) -> None:
 
 def _reseed() -> None:
     """Siblings must not draw the same numbers. ``random`` reseeds itself at a fork; numpy does not."""
-    random.seed()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         with contextlib.suppress(AttributeError):  # a half-imported or stubbed numpy

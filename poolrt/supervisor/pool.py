@@ -126,7 +126,7 @@ class Pool:
             return
         self._leaving = [child for child in self._leaving if child.working]
         recycles = self._settings.max_tasks_per_child or self._settings.max_lifetime
-        actions = reconcile(self.children, self.wanted, 1 if recycles else 0, self._leaving)
+        actions = reconcile(self.children, self.wanted, min(self.wanted, 2) if recycles else 0, self._leaving)
         for child in actions.activate:
             self._activate(child)
         for child in actions.retire:

@@ -30,15 +30,32 @@ def test_a_longer_run_is_believed_at_once_a_shorter_one_by_a_tenth() -> None:
     assert pace.expected("t") == pytest.approx(0.45)
 
 
-def test_short_tasks_are_asked_for_in_doubling_batches() -> None:
-    """While the batch is spent well, the next one is twice as large, up to its most."""
+def test_short_tasks_are_asked_for_in_growing_batches() -> None:
+    """While batches come full and fit the budget, the next one is four times as large, up to its most."""
     pace = Pace()
     pace.learn("t", 0.00001)
     asked = []
     for _ in range(9):
         asked.append(pace.ask_for())
         assert pace.keep(["t"] * pace.ask_for()) == asked[-1]
-    assert asked == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+    assert asked == [1, 4, 16, 64, 64, 64, 64, 64, 64]
+
+
+def test_a_first_run_counts_before_the_next_reserve() -> None:
+    """A name that was unknown when it was taken is known when the next batch is asked for: no batch is lost to it."""
+    pace = Pace()
+    assert pace.keep(["t"] * pace.ask_for()) == 1
+    pace.learn("t", 0.00001)
+    assert pace.ask_for() == 4
+
+
+def test_long_tasks_are_not_asked_for_in_growing_batches() -> None:
+    """What was learnt of the last batch bounds the next: six tasks of 3 ms, not sixteen."""
+    pace = Pace()
+    pace.learn("t", 0.003)
+    for _ in range(5):
+        pace.keep(["t"] * pace.ask_for())
+    assert pace.ask_for() == 6
 
 
 def test_a_batch_that_is_not_full_does_not_grow() -> None:
@@ -46,10 +63,10 @@ def test_a_batch_that_is_not_full_does_not_grow() -> None:
     pace = Pace()
     pace.learn("t", 0.00001)
     pace.keep(["t"])
-    assert pace.ask_for() == 2
+    assert pace.ask_for() == 4
     for _ in range(5):
         pace.keep(["t"])
-    assert pace.ask_for() == 2
+    assert pace.ask_for() == 4
 
 
 def test_tasks_of_eight_ms_are_held_in_pairs() -> None:
