@@ -178,6 +178,17 @@ def test_a_hook_that_hangs_is_ended(serve, place):
     assert "not up within 0.3 s" in killed["cause"]
 
 
+def test_children_that_fail_side_by_side_are_one_failure(serve, place):
+    """Eight children whose hook fails at once do not use up the breaker at once: the pauses still grow."""
+    target = write_app(place, "@app.on_child_start\ndef connect():\n    raise OSError('no such host')\n")
+    node = serve(target, restart_burst="3/45s", concurrency=8)
+    assert node.wait_end(20) == ExitCode.BOOT_FAILED
+    pauses = [message for message in node.messages() if message.startswith("next child in")]
+    assert pauses == ["next child in 0.5 s", "next child in 1.0 s"]
+    lasted = node.events("node-draining")[0]["at"] - node.events("child-boot-failed")[0]["at"]
+    assert lasted >= 1.5, f"gave up after {lasted:.3f} s"
+
+
 def test_a_node_that_worked_gives_up_with_another_code(serve, place, tasks, ledger):
     """Boots that begin to fail after tasks were done end with exit code 5: the app was importable."""
     target = write_app(
@@ -185,6 +196,17 @@ def test_a_node_that_worked_gives_up_with_another_code(serve, place, tasks, ledg
     )
     node = serve(target, restart_burst="2/45s", max_tasks_per_child=1)
     assert tasks.note.delay(str(ledger), "t").get(10) == "t"
+    assert node.wait_end(20) == ExitCode.RESTART_LIMIT
+
+
+def test_boots_that_fail_while_others_work_give_up_with_that_code_too(serve, place, tasks, ledger):
+    """Tasks done by a child that still lives count as well: exit code 5, not 3."""
+    target = write_app(
+        place, f"@app.on_child_start\ndef fail():\n    if os.path.exists({str(ledger)!r}): raise OSError('gone')\n"
+    )
+    node = serve(target, restart_burst="2/45s")
+    assert tasks.note.delay(str(ledger), "t").get(10) == "t"
+    node.call("scale", n=2)
     assert node.wait_end(20) == ExitCode.RESTART_LIMIT
 
 

@@ -135,7 +135,7 @@ def test_recycling_leaves_no_fd_behind(serve, tasks, ledger):
     def settled():
         return (
             node.status()["queue"]["queued"] == 0
-            and len(node.status()["children"]) == 3  # two at work and the standby
+            and len(node.status()["children"]) == 4  # two at work and two standbys
             and {child["state"] for child in node.status()["children"]} == {"up", "standby"}
         )
 
