@@ -40,7 +40,7 @@ EX_BOOT_FAILED = 70
 """A child's exit code when it could not become ready (EX_SOFTWARE); its Notice said why."""
 EX_FENCED = 75
 """A child's exit code when the broker does not know it any more (EX_TEMPFAIL)."""
-_ABSORBED = (
+ABSORBED = (
     signal.SIGINT,
     signal.SIGTERM,
     signal.SIGHUP,
@@ -49,6 +49,7 @@ _ABSORBED = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+"""Signals meant for the supervisor that reach every process of a terminal or a control group."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -82,7 +83,7 @@ def settle_in(place: Place, title: str) -> None:
     os.setpgid(0, 0)
     become_subreaper()
     signal.set_wakeup_fd(-1)
-    ignore_with_noop_handlers(_ABSORBED)
+    ignore_with_noop_handlers(ABSORBED)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     set_process_title(title)
     gc.enable()

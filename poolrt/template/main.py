@@ -25,7 +25,7 @@ from poolrt import logs, notice
 from poolrt.app.location import load
 from poolrt.board import Board
 from poolrt.child import main as child_main
-from poolrt.child.main import Place
+from poolrt.child.main import ABSORBED, Place
 from poolrt.errors import BrokerError, ExitCode
 from poolrt.events import Event, EventKind
 from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, Happened, NodeFiles, Ready, shorten
@@ -42,16 +42,6 @@ if TYPE_CHECKING:
     from poolrt.app.app import App
 
 log = logging.getLogger("poolrt.template")
-
-_ABSORBED = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGTSTP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 
 
 class Template:
@@ -215,7 +205,7 @@ def run(sock: socket.socket, config: TemplateConfig) -> int:
         f"importing the app left the thread {name!r} running: it does not exist in children" for name in other_threads()
     ]
     warnings.extend(unenforced_limits(app))
-    ignore_with_noop_handlers(_ABSORBED)
+    ignore_with_noop_handlers(ABSORBED)
     signal.signal(signal.SIGCHLD, do_nothing)
     broker = app.broker
     try:

@@ -1,8 +1,8 @@
 """What a peer's queue lives in: a private Redis, or a SQLite file."""
 
 import os
-import signal
 import shutil
+import signal
 import socket
 import subprocess
 import time
