@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from poolrt.app.result import AsyncResult
-from poolrt.app.task import Task, TaskOptions
+from poolrt.app.task import Task, TaskOptions, main_script
 from poolrt.brokers.base import Broker
 from poolrt.brokers.urls import broker_from_url
 from poolrt.errors import ConfigurationError, DuplicateTask
@@ -156,7 +156,7 @@ def default_task_name(function: Callable[..., Any]) -> str:
     """``module.qualname``; a script's own functions are named by its file, alike in the program and in its workers."""
     module = getattr(function, "__module__", None) or "__main__"
     if module in ("__main__", SCRIPT_MODULE):
-        file = getattr(sys.modules.get(module), "__file__", None)
+        file = main_script()
         module = Path(file).stem if file else "__main__"
     return f"{module}.{getattr(function, '__qualname__', type(function).__name__)}"
 

@@ -20,6 +20,7 @@ import msgspec
 
 from poolrt.app import loading
 from poolrt.app.app import SCRIPT_MODULE, App
+from poolrt.app.task import main_script
 from poolrt.codec import pickle, unpickle
 from poolrt.errors import AppNotFound, ConfigurationError
 
@@ -74,13 +75,11 @@ def locate(app: App | str) -> Location:
     if module is not None and attribute:
         if app.defined_in != "__main__":
             return Location(kind="import", target=app.defined_in, attribute=attribute, path=path, argv=argv)
-        file = getattr(module, "__file__", None)
-        if file and os.path.isfile(file):
+        file = main_script()
+        if file is not None:
             spec = getattr(module, "__spec__", None)
             package = spec.parent or "" if spec else ""
-            return Location(
-                kind="script", target=os.path.abspath(file), attribute=attribute, package=package, path=path, argv=argv
-            )
+            return Location(kind="script", target=file, attribute=attribute, package=package, path=path, argv=argv)
     value = pickle(app, f"the app {app.name!r} (it has no name in a module, so it travels by value)")
     return Location(kind="value", target=app.name, value=value, path=path, argv=argv)
 

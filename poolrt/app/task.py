@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -113,7 +114,7 @@ class Task(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__module__ = getattr(function, "__module__", "") or ""
         self.__wrapped__ = function
-        self.is_interactive = self.__module__ == "__main__" and not hasattr(sys.modules.get("__main__"), "__file__")
+        self.is_interactive = self.__module__ == "__main__" and main_script() is None
         """A notebook's or a REPL's: it may be defined anew at any time."""
         place: str = getattr(function, "__qualname__", "<callable>")  # a partial, an object with __call__
         is_local = "<" in place and not place.startswith(f"{app.made_by}.<locals>.")
@@ -269,6 +270,12 @@ class Task(Generic[P, R]):
             function=function,
             function_codec=PICKLE if function else "",
         )
+
+
+def main_script() -> str | None:
+    """The file of the running program; None in a notebook, a REPL, or a program read from stdin."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.abspath(file) if file and os.path.isfile(file) else None
 
 
 def check_task_id(task_id: str) -> None:

@@ -56,14 +56,18 @@ class Undertaker:
         self._place = place
         self._max_deliveries = max_deliveries
         self._report = report
+        self._untold: list[Event] = []
+        """What the verdicts of the present call mean; told when the broker has done it, so once and true."""
 
     def bury(self, command: Bury) -> None:
         """Settle what a dead child held."""
         owner = Owner(self._place.incarnation, command.slot, command.generation)
+        self._untold.clear()
         verdict = None
         if command.verdict != "none":
             verdict = self._verdict(owner, command.n, command.i, command)
-        self._broker.bury(owner, verdict)
+        if self._broker.bury(owner, verdict).settled:
+            self._tell_all()
 
     def reclaim(self, command: Reclaim) -> None:
         """Put back what an earlier start of this node held; its board says what ran, or everything is suspect."""
@@ -78,6 +82,7 @@ class Undertaker:
             self._rescue(incarnation, running_of(directory / f"{node}.board", incarnation), node)
 
     def _rescue(self, incarnation: str, running: Iterable[Running] | None, node: str) -> None:
+        self._untold.clear()
         verdicts = []
         for slot, generation, n, i in running or ():
             owner = Owner(incarnation, slot, generation)
@@ -85,6 +90,8 @@ class Undertaker:
             if verdict is not None:
                 verdicts.append(verdict)
         done = self._broker.rescue(incarnation, verdicts, suspect=running is None)
+        if done.settled:
+            self._tell_all()
         if done.requeued or verdicts:
             self._report(
                 Event(
@@ -139,8 +146,13 @@ class Undertaker:
         ttl = message.result_ttl if state is TaskState.FAILED and message.result_ttl is not None else _DEAD_TTL
         return Outcome(delivery, state, encode_record(record), ttl)
 
+    def _tell_all(self) -> None:
+        for event in self._untold:
+            self._report(event)
+        self._untold.clear()
+
     def _tell(self, kind: EventKind, owner: Owner, message: Message, cause: str, numbers: dict[str, float]) -> None:
-        self._report(
+        self._untold.append(
             Event(
                 kind, time.time(), node=self._place.node, slot=owner.slot, generation=owner.generation,
                 task=message.task, task_id=message.id, cause=cause, numbers=numbers,

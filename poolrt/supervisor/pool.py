@@ -87,6 +87,11 @@ class Pool:
         return next((child for child in self if child.role == STEWARD and child.alive), None)
 
     @property
+    def worked(self) -> bool:
+        """Whether any child, dead or alive, has ended a task."""
+        return bool(self.totals["done"]) or any(self.row(child).done for child in self.children)
+
+    @property
     def settled(self) -> bool:
         """Whether the steward has nothing left to do for dead children."""
         return not self._tickets
@@ -159,6 +164,8 @@ class Pool:
     def recycle(self, slots: list[int]) -> int:
         """Replace these children (none: all of them); how many will be."""
         chosen = [child for child in self.children if child.working and (not slots or child.slot in slots)]
+        for child in chosen:
+            child.leave_reason = child.leave_reason or "asked to"
         self._leaving.extend(child for child in chosen if child not in self._leaving)
         self.reconcile()
         return len(chosen)

@@ -17,6 +17,7 @@ import signal
 import socket
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -187,8 +188,7 @@ class Supervisor:
         if self.state is NodeState.DRAINING:
             self._advance_drain(self.pool)
         elif self.pool.broken:
-            code = ExitCode.RESTART_LIMIT if self.pool.totals["done"] else ExitCode.BOOT_FAILED
-            self.give_up(code, self.pool.broken)
+            self.give_up(ExitCode.RESTART_LIMIT if self.pool.worked else ExitCode.BOOT_FAILED, self.pool.broken)
         elif self.state is NodeState.SERVING:
             self.pool.reconcile()
 
@@ -315,6 +315,8 @@ class Supervisor:
             self._lifelines.read(child)  # what it said before it died must not come after its death
             self._trouble.forget(child)
         self.pool.exited(exited)
+        if self.state is NodeState.SERVING:
+            self._steward.check(self.pool)  # without backoff: what the dead held waits for it
 
     # ---- stopping
 
@@ -396,5 +398,4 @@ class Supervisor:
 
 def _reap() -> None:
     """Reap whatever ended below us: templates, and orphans that came to us as their subreaper."""
-    for _ in reap_any(()):
-        pass
+    deque(reap_any(()), maxlen=0)

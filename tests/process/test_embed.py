@@ -419,11 +419,11 @@ def test_scaling_up_and_down(pool, tasks, ledger, gate, wait_for):
 def test_recycling_on_demand(pool, tasks, ledger, wait_for):
     """``recycle()`` replaces every child; ``recycle(slot)`` one."""
     started = pool(concurrency=2).start()
-    wait_for(lambda: len(started.status()["children"]) == 2, "two children")
 
     def pids():
         return {child["pid"] for child in started.status()["children"] if child["state"] == "up"}
 
+    wait_for(lambda: len(pids()) == 2, "two children")
     before = pids()
     assert started.recycle() == 2
     wait_for(lambda: len(pids()) == 2 and not pids() & before, "two other children")

@@ -88,7 +88,7 @@ def test_a_restart_right_after_the_kill_gets_the_name(serve, tasks, ledger, gate
     node.send(signal.SIGKILL)
     node.wait_end()
     gate.touch()
-    again = serve(name=node.name)
+    again = serve(name=node.name).wait_up()
     assert result.get(10) == "t"
     assert is_gone(template)
     assert again.stop() == 0

@@ -119,6 +119,7 @@ def test_recycle_on_demand_replaces_busy_and_idle_children(serve, tasks, ledger,
     assert held.get(5) == "long"
     node.wait_event("child-recycled", 3)
     node.wait_event("child-up", 6)
+    assert {event["cause"] for event in node.events("child-recycled")} == {"asked to"}
     assert not before & set(node.pids()["children"])
     assert len(ledger.lines()) == 2
 
