@@ -84,7 +84,9 @@ class Supervisor:
         self._signals: list[int] = []
         self._next_tick = 0.0
         self._watcher = Watcher()
-        self.control = ControlServer(self._watcher, partial(requests.serve, self), self._owner_gone)
+        self.control = ControlServer(
+            self._watcher, partial(requests.serve, self), partial(self.drain, "its program ended")
+        )
         self.reporter = Reporter(self.node, lambda event: self.control.broadcast(as_object(event)), on_event)
         self._gate = Gate()
         self._lifelines = Lifelines(self._watcher, self._from_child)
@@ -391,9 +393,6 @@ class Supervisor:
             self._gate.refuse(self.failure, int(self.exit_code))
         elif self.pool is not None and any(child.up_at for child in self.pool.children):
             self._gate.open({"node": self.node})
-
-    def _owner_gone(self) -> None:
-        self.drain("the program that started this supervisor is done, or gone")
 
 
 def _reap() -> None:
