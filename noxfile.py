@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import tempfile
 from pathlib import Path
@@ -21,7 +22,7 @@ nox.options.reuse_existing_virtualenvs = True
 
 ROOT = Path(__file__).resolve().parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-VERSION = PYPROJECT["project"]["version"]
+VERSION = runpy.run_path(str(ROOT / "poolrt/version.py"))["VERSION"]
 PYTHONS = nox.project.python_versions(PYPROJECT)  # the classifiers
 OLDEST, NEWEST = PYTHONS[0], PYTHONS[-1]
 
