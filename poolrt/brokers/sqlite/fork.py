@@ -1,4 +1,4 @@
-"""Every store of the process is closed before a fork, and opened again by whoever calls it next.
+"""Every store of the process is closed before a fork and opened again by whoever calls it next; closed also at exit.
 
     before            take each store's lock, close its connection
     after in parent   release the locks
@@ -9,10 +9,14 @@ The hooks are those of ``os.fork``; ``subprocess`` does not run them, since what
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import threading
 import weakref
 from typing import Final, Protocol
+
+from poolrt.errors import BrokerError
 
 
 class Forkable(Protocol):
@@ -26,6 +30,9 @@ class Forkable(Protocol):
 
     def after_fork_in_child(self, *, clean: bool) -> None:
         """Start anew."""
+
+    def close_at_exit(self) -> None:
+        """The program ends."""
 
 
 _watched: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
@@ -42,7 +49,15 @@ def watch(store: Forkable) -> None:
         _watched.add(store)
         if not _hooked:
             os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+            atexit.register(_at_exit)
             _hooked = True
+
+
+def _at_exit() -> None:
+    """A program ends without a warning of an open database, and the last one to close tidies the file up."""
+    for store in list(_watched):
+        with contextlib.suppress(BrokerError):  # another thread is in the middle of a call: its commit stands anyway
+            store.close_at_exit()
 
 
 def _before() -> None:

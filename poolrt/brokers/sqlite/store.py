@@ -96,6 +96,11 @@ class Store:
         with self._locked(time.monotonic() + self.timeout):
             self._disconnect()
 
+    def close_at_exit(self) -> None:
+        """Close the connection at the end of the program, if it is this process's own."""
+        if self._pid == os.getpid():
+            self.close()
+
     # ---- locking and errors
 
     @contextmanager

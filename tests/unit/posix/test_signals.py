@@ -5,6 +5,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -88,7 +89,10 @@ def test_a_forked_childs_signals_do_not_wake_its_parent(in_child, fork):
                     told.append(b"")
         return told
 
-    assert in_child(main) == [bytes([signal.SIGTERM]), b""]
+    before, after = in_child(main)
+    assert after == b""
+    if sys.version_info < (3, 13):  # 3.13 does not write from a forked child any more
+        assert before == bytes([signal.SIGTERM])
 
 
 def test_closing_leaves_a_later_wakeup_descriptor_alone(in_child):
