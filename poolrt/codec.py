@@ -115,10 +115,10 @@ def decode(codec: str, payload: bytes, *, trusted: bool) -> Any:
 
 def pickle(value: Any, what: str) -> bytes:
     """``value`` by cloudpickle; raises EncodingError naming ``what``."""
-    import cloudpickle  # 24 ms, and most programs never need it
+    from poolrt.byvalue import dumps  # cloudpickle: 24 ms, and most programs never need it
 
     try:
-        pickled: bytes = cloudpickle.dumps(value)
+        pickled = dumps(value)
     except Exception as error:  # user code runs in __reduce__ and __getstate__: anything can come
         raise EncodingError(f"{what} cannot be pickled: {type(error).__name__}: {error}") from error
     return pickled

@@ -113,7 +113,7 @@ class Supervisor:
             file.seek(0)
             fds = (theirs.fileno(), file.fileno())
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "poolrt.service", *map(str, fds)],
+                [sys.executable, "-P", "-m", "poolrt.service", *map(str, fds)],
                 pass_fds=fds, stdin=subprocess.DEVNULL, process_group=0, env=environment(),
             )  # fmt: skip
         theirs.close()

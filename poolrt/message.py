@@ -99,6 +99,8 @@ def decode_message(envelope: bytes) -> Message:
     Raises:
         DecodingError: not an envelope, damaged, or of a newer version (named in the text).
     """
+    if not isinstance(envelope, bytes):
+        raise DecodingError(f"not a poolrt message, but a {type(envelope).__name__}")
     if not envelope.startswith(_PREFIX):
         raise DecodingError(_why_unreadable(envelope))
     try:

@@ -138,6 +138,8 @@ class Trouble(_Notice, frozen=True):
     """The broker refuses this child; an empty text: it works again."""
 
     text: str
+    final: bool = False
+    """Its store is damaged, deleted or replaced: it will not work again for this node."""
 
 
 # ---- supervisor to steward

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from poolrt.app.result import AsyncResult
-from poolrt.app.task import Task, TaskOptions, main_script
+from poolrt.app.task import Task, TaskOptions
 from poolrt.brokers.base import Broker
 from poolrt.brokers.urls import broker_from_url
 from poolrt.errors import ConfigurationError, DuplicateTask
+from poolrt.script import SCRIPT_MODULE
 from poolrt.settings import parse_duration
 
 P = ParamSpec("P")
@@ -129,7 +131,7 @@ class App:
         def register(function: Callable[..., Any]) -> Task[Any, Any]:
             task: Task[Any, Any] = Task(self, function, name or default_task_name(function), parsed)
             known = self.tasks.get(task.name)
-            if known is not None and known.where() != task.where() and not task.is_interactive:
+            if known is not None and not task.is_again(known) and not task.is_interactive:
                 raise DuplicateTask(
                     f"two tasks are named {task.name!r}: {known.where()} and {task.where()}; give one of them name=..."
                 )
@@ -153,13 +155,16 @@ class App:
 
 
 def default_task_name(function: Callable[..., Any]) -> str:
-    """``module.qualname``; a script's own functions are named by its file, alike in the program and in its workers."""
+    """``module.qualname``; a program's own functions are named alike in the program, its workers and its children:
+    by the module's name under ``python -m``, else by the file."""
     module = getattr(function, "__module__", None) or "__main__"
-    if module in ("__main__", SCRIPT_MODULE):
-        file = main_script()
-        module = Path(file).stem if file else "__main__"
+    if module in ("__main__", "__mp_main__", SCRIPT_MODULE):
+        home = getattr(function, "__globals__", {})
+        spec, file = home.get("__spec__"), home.get("__file__")
+        if spec is not None:
+            module = spec.name
+        elif file and os.path.isfile(file):
+            module = Path(file).stem
+        else:
+            module = "__main__"
     return f"{module}.{getattr(function, '__qualname__', type(function).__name__)}"
-
-
-SCRIPT_MODULE = "__poolrt_main__"
-"""The ``__name__`` under which the template runs a script, so that its ``__main__`` guard is false."""

@@ -2,18 +2,20 @@
 
 The template runs an unguarded script again to learn its tasks, as multiprocessing's spawn does. The first
 call with an effect (``delay``, ``Supervisor.start``) ends that run: the tasks above it are registered, and
-what stands below it belongs to the program that started the pool.
+what stands below it belongs to the program that started the pool. The script's frames are not unwound: the
+template goes on from inside that call, so that no ``finally`` or ``except`` of the script runs a second time.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from poolrt.errors import ConfigurationError
 
 
 class ScriptBodyReached(BaseException):
-    """Ends the template's run of a script; a BaseException, so that no ``except Exception`` of the script keeps it."""
+    """Where a script's run in the template ends; raised only where nobody goes on from there."""
 
     def __init__(self, what: str, line: int) -> None:
         super().__init__(what, line)
@@ -22,12 +24,18 @@ class ScriptBodyReached(BaseException):
 
 
 _mode: str = ""
+_go_on: Callable[[ScriptBodyReached], object] | None = None
 
 
-def begin(mode: str) -> None:
-    """Say that a ``script`` or a ``module`` is being loaded from now on; an empty text ends it."""
-    global _mode  # noqa: PLW0603  a process loads one app at a time
-    _mode = mode
+def begin(mode: str, go_on: Callable[[ScriptBodyReached], object] | None = None) -> None:
+    """Say that a ``script`` or a ``module`` is being loaded from now on; an empty text ends it.
+
+    Args:
+        mode: what is loaded.
+        go_on: called at a script's first effect; it does not return.
+    """
+    global _mode, _go_on
+    _mode, _go_on = mode, go_on
 
 
 def refuse_effects(what: str) -> None:
@@ -43,7 +51,10 @@ def refuse_effects(what: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("poolrt."):
         frame = frame.f_back
     if _mode == "script":
-        raise ScriptBodyReached(what, frame.f_lineno)
+        stop = ScriptBodyReached(what, frame.f_lineno)
+        if _go_on is not None:
+            _go_on(stop)
+        raise stop
     raise ConfigurationError(
         f"{frame.f_code.co_filename}:{frame.f_lineno} calls {what} while the module is imported by a worker: "
         "move it into a function, or every start of a worker would do it again"

@@ -11,18 +11,24 @@ neither a module nor a script holds under a name (a notebook, a REPL, a local va
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
 import msgspec
 
 from poolrt.app import loading
-from poolrt.app.app import SCRIPT_MODULE, App
-from poolrt.app.task import main_script
+from poolrt.app.app import App
+from poolrt.brokers.urls import broker_from_url
 from poolrt.codec import pickle, unpickle
 from poolrt.errors import AppNotFound, ConfigurationError
+from poolrt.script import SCRIPT_MODULE, main_script
+
+log = logging.getLogger("poolrt.template")
 
 
 class Location(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +41,10 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
     attribute: str = ""
     package: str = ""
     """The package of a script started with ``python -m``, for its relative imports."""
+    module: str = ""
+    """The name of a module started with ``python -m``, by which its tasks are named."""
+    broker: str = ""
+    """The broker of the program's app: the pool serves that one, wherever the app found makes its own."""
     value: bytes = b""
     path: tuple[str, ...] = ()
     """``sys.path`` for the fresh interpreter; empty keeps its own, with the current folder first."""
@@ -71,15 +81,20 @@ def locate(app: App | str) -> Location:
         return msgspec.structs.replace(parse_app_argument(app), path=tuple(sys.path))
     module = sys.modules.get(app.defined_in)
     attribute = _attribute_of(module, app)
-    path, argv = tuple(sys.path), tuple(sys.argv)
+    path, argv, broker = tuple(sys.path), tuple(sys.argv), app.broker.url
     if module is not None and attribute:
         if app.defined_in != "__main__":
-            return Location(kind="import", target=app.defined_in, attribute=attribute, path=path, argv=argv)
+            return Location(
+                kind="import", target=app.defined_in, attribute=attribute, path=path, argv=argv, broker=broker
+            )
         file = main_script()
         if file is not None:
             spec = getattr(module, "__spec__", None)
-            package = spec.parent or "" if spec else ""
-            return Location(kind="script", target=file, attribute=attribute, package=package, path=path, argv=argv)
+            package, name = (spec.parent or "", spec.name) if spec else ("", "")
+            return Location(
+                kind="script", target=file, attribute=attribute, package=package, module=name, path=path, argv=argv,
+                broker=broker,
+            )  # fmt: skip
     value = pickle(app, f"the app {app.name!r} (it has no name in a module, so it travels by value)")
     return Location(kind="value", target=app.name, value=value, path=path, argv=argv)
 
@@ -88,8 +103,16 @@ def _attribute_of(module: ModuleType | None, app: App) -> str:
     return next((name for name, value in vars(module).items() if value is app), "") if module else ""
 
 
-def load(location: Location) -> App:
+Find = Callable[[], App]
+
+
+def load(location: Location, go_on: Callable[[Find], object] | None = None) -> App:
     """Find the app in this interpreter.
+
+    Args:
+        location: where it is.
+        go_on: called, instead of returning, when a script's run reaches its first effect (see loading.py); what it
+            is given finds the app, or raises as this does. It does not return.
 
     Raises:
         AppNotFound: the module has no such attribute, or it is not an App.
@@ -102,16 +125,52 @@ def load(location: Location) -> App:
     if location.argv:
         sys.argv[:] = location.argv
     if location.kind == "value":
-        found = unpickle(location.value)
-    else:
-        loading.begin("script" if location.kind == "script" else "module")
-        try:
-            module = _run_script(location) if location.kind == "script" else importlib.import_module(location.target)
-            found = _attribute(module, location)
-        finally:
-            loading.begin("")
+        return _checked(unpickle(location.value), location)
+    if location.kind == "script":
+        return _load_script(location, go_on)
+    loading.begin("module")
+    try:
+        return _checked(_attribute(importlib.import_module(location.target), location), location)
+    finally:
+        loading.begin("")
+
+
+def _load_script(location: Location, go_on: Callable[[Find], object] | None) -> App:
+    module = ModuleType(SCRIPT_MODULE)
+    module.__file__ = location.target
+    module.__package__ = location.package
+    if location.module:
+        module.__spec__ = ModuleSpec(location.module, None, origin=location.target)
+    sys.modules[SCRIPT_MODULE] = sys.modules["__main__"] = module
+    source = Path(location.target).read_bytes()
+    code = compile(source, location.target, "exec")
+
+    def stopped(stop: loading.ScriptBodyReached) -> App:
+        loading.begin("")
+        if not any(isinstance(value, App) for value in vars(module).values()):
+            raise AppNotFound(f"{location.target}:{stop.line} calls {stop.what} before the app is defined")
+        if any(b".task" in line for line in source.splitlines()[stop.line :]):
+            log.warning(
+                "%s:%d calls %s: tasks defined below that line are unknown to workers; "
+                "put the call under if __name__ == '__main__'", location.target, stop.line, stop.what,
+            )  # fmt: skip
+        return _checked(_attribute(module, location), location)
+
+    loading.begin("script", None if go_on is None else lambda stop: go_on(lambda: stopped(stop)))
+    try:
+        exec(code, vars(module))  # noqa: S102  the user's own script, as multiprocessing's spawn runs it
+        return _checked(_attribute(module, location), location)
+    except loading.ScriptBodyReached as stop:
+        return stopped(stop)
+    finally:
+        loading.begin("")
+
+
+def _checked(found: object, location: Location) -> App:
     if not isinstance(found, App):
         raise AppNotFound(f"{location} is a {type(found).__name__}, not a poolrt.App")
+    if location.broker and found.broker.url != location.broker:
+        found.broker = broker_from_url(location.broker)  # its path was computed, or the program had changed its folder
     return found
 
 
@@ -124,17 +183,3 @@ def _attribute(module: ModuleType, location: Location) -> object:
             raise AppNotFound(f"module {location.target} has no attribute {location.attribute!r}{hint}")
         found = getattr(found, name)
     return found() if location.attribute.endswith("()") and callable(found) else found
-
-
-def _run_script(location: Location) -> ModuleType:
-    module = ModuleType(SCRIPT_MODULE)
-    module.__file__ = location.target
-    module.__package__ = location.package
-    sys.modules[SCRIPT_MODULE] = sys.modules["__main__"] = module
-    code = compile(Path(location.target).read_bytes(), location.target, "exec")
-    try:
-        exec(code, vars(module))  # noqa: S102  the user's own script, as multiprocessing's spawn runs it
-    except loading.ScriptBodyReached as stop:
-        if not any(isinstance(value, App) for value in vars(module).values()):
-            raise AppNotFound(f"{location.target}:{stop.line} calls {stop.what} before the app is defined") from None
-    return module

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -19,6 +17,7 @@ from poolrt.app.result import AsyncResult
 from poolrt.codec import PICKLE, encode_arguments, pickle
 from poolrt.errors import ConfigurationError
 from poolrt.message import HIGHEST_PRIORITY, LOWEST_PRIORITY, MAX_ID_BYTES, Enqueue, Message, new_task_id
+from poolrt.script import main_script
 from poolrt.settings import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -53,6 +52,12 @@ class TaskOptions:
     def __post_init__(self) -> None:
         """Refuse what cannot be meant; raises ConfigurationError."""
         check_priority(self.priority)
+        check_queue(self.queue)
+        for name in ("ignore_result", "bind"):
+            if type(getattr(self, name)) is not bool:
+                raise ConfigurationError(f"{name} is True or False, not {getattr(self, name)!r}")
+        if type(self.max_retries) is not int:
+            raise ConfigurationError(f"max_retries is a whole number, not {self.max_retries!r}")
         if self.max_retries < 0:
             raise ConfigurationError(f"max_retries must be 0 or more, not {self.max_retries}")
         for kind in self.retry_for:
@@ -77,9 +82,16 @@ class TaskOptions:
             raise ConfigurationError(f"task option: {error}") from None
 
 
+def check_queue(queue: str) -> str:
+    """``queue`` if it is a name; raises ConfigurationError."""
+    if not isinstance(queue, str) or not queue:
+        raise ConfigurationError(f"queue is a name, not {queue!r}")
+    return queue
+
+
 def check_priority(priority: int) -> int:
     """``priority`` if it is one; raises ConfigurationError."""
-    if not isinstance(priority, int) or not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+    if type(priority) is not int or not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
         raise ConfigurationError(f"priority is 0 to 9 (9 runs first), not {priority!r}")
     return priority
 
@@ -132,9 +144,17 @@ class Task(Generic[P, R]):
         return self.function(*args, **kwargs)  # type: ignore[no-any-return]
 
     def where(self) -> str:
-        """``file:line`` of the function, for errors."""
-        code = getattr(self.function, "__code__", None)
+        """``file:line`` of the function that decorators may hide, for errors."""
+        function = self.function
+        while hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        code = getattr(function, "__code__", None)
         return f"{code.co_filename}:{code.co_firstlineno}" if code else self.__module__
+
+    def is_again(self, other: Task[Any, Any]) -> bool:
+        """Whether ``other`` is the same definition made again (a reload, a function run twice), not another task."""
+        bound = getattr(self.function, "__self__", None) is getattr(other.function, "__self__", None)
+        return bound and self.where() == other.where()
 
     @property
     def request(self) -> Request:
@@ -199,6 +219,8 @@ class Task(Generic[P, R]):
             until = now + parse_duration(expires)
         if priority is not None:
             check_priority(priority)
+        if queue is not None:
+            check_queue(queue)
         if task_id is not None:
             check_task_id(task_id)
         message = self._message(
@@ -270,12 +292,6 @@ class Task(Generic[P, R]):
             function=function,
             function_codec=PICKLE if function else "",
         )
-
-
-def main_script() -> str | None:
-    """The file of the running program; None in a notebook, a REPL, or a program read from stdin."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return os.path.abspath(file) if file and os.path.isfile(file) else None
 
 
 def check_task_id(task_id: str) -> None:

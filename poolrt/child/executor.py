@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import random
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("poolrt.child")
 
-MAX_UNKNOWN = 5
-"""How often nodes may hand back a task they do not know before it is dead; 1, 2, 4, 8 s between them."""
+MAX_UNKNOWN = 10
+"""Looks at a task that nobody knows before it is dead; 1, 2, 4, 8 and then 15 s between them."""
 MAX_TRACEBACK = 32 * 1024
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """What a broker's store takes without holding everyone else up for seconds."""
@@ -219,7 +220,7 @@ class Executor:
             error=info,
             lost=delivery.lost,
             owner=self._owner,
-            envelope=delivery.envelope,
+            envelope=_bytes_of(delivery.envelope),
         )
         return Outcome(delivery, TaskState.DEAD, encode_record(record), _DEAD_TTL)
 
@@ -230,7 +231,8 @@ class Executor:
                 delivery, message, TaskState.DEAD, "UnknownTask",
                 f"no worker knows a task named {message.task!r} ({count} looked); known here: {self._some_names()}",
             )  # fmt: skip
-        delay = 2.0 ** (count - 1)
+        # Jitter, or what one node hands back as a batch comes back as a batch, to the same greedy node.
+        delay = min(2.0 ** (count - 1), 15.0) * random.uniform(0.5, 1.5)
         log.warning("task %s#%s is unknown here: handed back for %.0f s", message.task, message.id, delay)
         again = msgspec.structs.replace(message, unknown_count=count, eta=time.time() + delay)
         return Outcome(delivery, None, follow_ups=(Enqueue.of(again),))
@@ -253,7 +255,7 @@ class Executor:
         info = ErrorInfo(encodable(kind), encodable(text), encodable(trace), exception, codec)
         record = Record(
             state, message.task, time.time(), error=info, runtime=runtime, attempt=message.attempt,
-            lost=delivery.lost, owner=self._owner, envelope=delivery.envelope,
+            lost=delivery.lost, owner=self._owner, envelope=_bytes_of(delivery.envelope),
         )  # fmt: skip
         if state is TaskState.DEAD:
             log.error("task %s#%s is dead: %s: %s", message.task, message.id, kind, text)
@@ -274,8 +276,14 @@ def _name_bytes(execution: Execution) -> bytes:
     return execution.task.name_bytes if execution.task is not None else execution.message.task.encode()
 
 
+def _bytes_of(envelope: object) -> bytes:
+    """What was stored, for the record; a foreign writer may have stored anything."""
+    return envelope if isinstance(envelope, bytes) else str(envelope).encode("utf-8", "replace")
+
+
 def _ttl(message: Message) -> float:
-    return _DEFAULT_TTL if message.result_ttl is None else message.result_ttl
+    ttl = message.result_ttl
+    return ttl if ttl is not None and 0 <= ttl < _ENDLESS else _DEFAULT_TTL  # what came from outside may be NaN
 
 
 def _text_of(error: BaseException) -> str:

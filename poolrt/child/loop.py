@@ -17,7 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from poolrt.brokers.base import Settled
-from poolrt.errors import BrokerError, Fenced
+from poolrt.errors import BrokerCorrupt, BrokerError, Fenced
 from poolrt.message import Outcome
 from poolrt.notice import Leaving, Trouble
 from poolrt.states import Activity, Order
@@ -189,6 +189,9 @@ class Loop:
             try:
                 settled = self._broker.settle(self._outcomes, room, self._reserves)
             except Fenced:
+                raise
+            except BrokerCorrupt as error:
+                self._lifeline.send(Trouble(f"{type(error).__name__}: {error}", final=True))
                 raise
             except BrokerError as error:
                 text = f"{type(error).__name__}: {error}"

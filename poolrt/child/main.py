@@ -23,7 +23,7 @@ import msgspec
 from poolrt.child.executor import Executor
 from poolrt.child.lifeline import Lifeline
 from poolrt.child.loop import Loop
-from poolrt.errors import Fenced
+from poolrt.errors import BrokerCorrupt, Fenced
 from poolrt.message import Owner
 from poolrt.notice import BootFailed, Poke, Up, shorten
 from poolrt.posix.prctl import ParentGone, become_subreaper, die_with_parent, set_process_title
@@ -40,6 +40,8 @@ EX_BOOT_FAILED = 70
 """A child's exit code when it could not become ready (EX_SOFTWARE); its Notice said why."""
 EX_FENCED = 75
 """A child's exit code when the broker does not know it any more (EX_TEMPFAIL)."""
+EX_STORE_GONE = 74
+"""A child's exit code when the broker's store is damaged, deleted or replaced (EX_IOERR)."""
 ABSORBED = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -119,6 +121,8 @@ def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.
     except Fenced as error:
         log.warning("child %s leaves: %s", place.owner, error)
         return EX_FENCED
+    except BrokerCorrupt:
+        return EX_STORE_GONE  # the supervisor was told, and ends the node
     finally:
         row.activity(Activity.LEAVE)
     executor.close()

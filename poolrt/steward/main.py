@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from poolrt.child.lifeline import Lifeline
 from poolrt.child.main import EX_BOOT_FAILED, Place, settle_in
-from poolrt.errors import BrokerError
+from poolrt.errors import BrokerCorrupt, BrokerError
 from poolrt.events import Event
 from poolrt.notice import BootFailed, Bury, Happened, Reclaim, Settled, Status, Trouble, Up
 from poolrt.posix.unix_sockets import bind_datagram
@@ -55,6 +55,7 @@ class Steward:
         self._tickets: dict[int, Bury | Reclaim] = {}
         self._ticks = 0
         self._trouble = ""
+        self._store_gone = False
         self._path = self._broker.node_directory() / f"{place.node}.steward"
 
     def run(self, retire: Callable[[], bool]) -> None:
@@ -81,7 +82,7 @@ class Steward:
                 self._attempt(self._tick)
             due = self._attempt(self._broker.promote)
             self._attempt(self._work_off)
-            if retire() and not self._tickets and self._left():
+            if retire() and (self._store_gone or (not self._tickets and self._left())):
                 return
             wait = max(0.0, next_tick - time.monotonic())
             if due is not None:
@@ -123,8 +124,14 @@ class Steward:
 
     def _attempt(self, work: Callable[[], T]) -> T | None:
         """Do broker work; trouble is said once, and the work is done again at a later tick."""
+        if self._store_gone:
+            return None
         try:
             done = work()
+        except BrokerCorrupt as error:
+            self._store_gone = True  # another call would make a new, empty store in its place
+            self._lifeline.send(Trouble(f"{type(error).__name__}: {error}", final=True))
+            return None
         except BrokerError as error:
             text = f"{type(error).__name__}: {error}"
             if text != self._trouble:

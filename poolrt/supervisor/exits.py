@@ -50,6 +50,8 @@ def judge_exit(child: Child, row: Row, status: int) -> Exit:
     running = ours and row.activity is Activity.RUN
     killed_from_outside = child.up_at is not None and status == -signal.SIGKILL
     early = not running and (child.up_at is None or (ours and row.done == 0 and not killed_from_outside))
+    if child.state is ChildState.CONDEMNED and child.hung:
+        return Exit(Ending.BOOT_FAILED, child.cause, "none", early=True)
     if child.state is ChildState.CONDEMNED:
         verdict = child.verdict if running else "none"
         return Exit(Ending.KILLED, child.cause, verdict, early=False)

@@ -22,8 +22,8 @@ class Child:
     """A process the template was asked for. Invariant: ``state`` changes by ``move`` alone."""
 
     __slots__ = (
-        "cause", "died_at", "generation", "leave_reason", "lifeline", "max_tasks", "pid", "pidfd", "requested_at",
-        "role", "slot", "standby", "state", "up_at", "verdict",
+        "cause", "died_at", "generation", "hung", "leave_reason", "lifeline", "max_tasks", "pid", "pidfd",
+        "requested_at", "role", "slot", "standby", "state", "up_at", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +45,8 @@ class Child:
         self.leave_reason = ""
         self.cause = ""
         """Why we condemned it."""
+        self.hung = False
+        """It was condemned because its boot took too long."""
         self.verdict = "none"
         """What becomes of the task it ran, if we condemned it: see notice.Bury."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from poolrt import notice
+from poolrt.errors import ExitCode
 from poolrt.events import EventKind
 from poolrt.supervisor.lifecycle import Child
 from poolrt.supervisor.reporter import Reporter
@@ -46,18 +47,21 @@ class Lifelines:
 class BrokerTrouble:
     """Who the broker refuses; said once when it begins and once when it is over, not by each child."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, give_up: Callable[[ExitCode, str], None]) -> None:
         self._reporter = reporter
+        self._give_up = give_up
         self._refused: set[Child] = set()
 
-    def said(self, child: Child, text: str) -> None:
-        """A child is refused (``text`` says why) or served again (no text)."""
-        if text:
-            if not self._refused:
-                self._reporter.emit(EventKind.BROKER_TROUBLE, cause=text)
-            self._refused.add(child)
-        else:
+    def said(self, child: Child, trouble: notice.Trouble) -> None:
+        """A child is refused (the text says why), for good or not, or served again (no text)."""
+        if not trouble.text:
             self.forget(child)
+            return
+        if not self._refused:
+            self._reporter.emit(EventKind.BROKER_TROUBLE, cause=trouble.text)
+            if trouble.final:
+                self._give_up(ExitCode.BROKER_UNUSABLE, trouble.text)
+        self._refused.add(child)
 
     def forget(self, child: Child) -> None:
         """A child is served again, or gone."""

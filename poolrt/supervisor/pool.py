@@ -146,7 +146,9 @@ class Pool:
     def _activate(self, child: Child) -> None:
         child.standby = False
         self._board.order(child.slot, Order.WORK)
-        self._poke(child)  # whatever its state here: it may have looked at its row already, and its Up be on the way
+        self._send(
+            child, Poke()
+        )  # whatever its state here: it may have looked at its row already, and its Up be on the way
         if child.state is ChildState.STANDBY:
             child.move(ChildState.UP)
             child.up_at = time.monotonic()
@@ -176,6 +178,7 @@ class Pool:
         """A child has booted."""
         child.up_at = time.monotonic()
         self._backoff.succeeded()
+        self._breaker.booted()
         if child.state is ChildState.REQUESTED:  # its Up overtook the template's Forked, on another socket
             child.move(ChildState.STARTING)
         if child.state is not ChildState.STARTING:
@@ -219,7 +222,7 @@ class Pool:
         self._board.order(child.slot, Order.RETIRE)
         if child.state in (ChildState.UP, ChildState.STANDBY, ChildState.STARTING):
             child.move(ChildState.RETIRING)
-        self._poke(child)
+        self._send(child, Poke())
 
     def retire_all(self, reason: str) -> None:
         """Ask every child to leave, and start no more."""
@@ -262,7 +265,7 @@ class Pool:
         return wake
 
     def look_now(self) -> None:
-        """Judge at the next step: a child has started a task whose deadline comes before our next look."""
+        """Judge at the next step: a child has started a task with an earlier deadline."""
         self._next_look = 0
 
     def _kill_if_unchanged(self, child: Child, word: int, cause: str) -> None:
@@ -282,6 +285,7 @@ class Pool:
         late = [child for child in self if child.alive and child.up_at is None and child.requested_at < limit]
         for child in late:
             if child.pid:
+                child.hung = True
                 self.condemn(child, f"not up within {self._settings.boot_timeout:g} s", "none")
         dead = [child for child in self if child.alive and child.pid and is_exited(child.pidfd)]
         for child in dead:
@@ -349,9 +353,8 @@ class Pool:
         now = time.monotonic()
         if not verdict.early or self._backoff.remaining(now):
             return  # in a pause: it was forked together with the one whose failure began the pause
-        if self._breaker.died_early(now):
-            limit = self._settings.restart_burst.limit
-            self.broken = f"{limit} children in a row died before their first task; the last {verdict.cause}"
+        if self._breaker.died_early(now, hung=child.hung):
+            self.broken = f"children keep dying before their first task; the last {verdict.cause}"
         else:
             pause = self._backoff.failed(now)
             log.warning("next child in %.1f s", pause)
@@ -380,9 +383,6 @@ class Pool:
         if steward is not None and steward.state is ChildState.UP:
             for command in self._tickets:
                 self._send(steward, command)
-
-    def _poke(self, child: Child) -> None:
-        self._send(child, Poke())
 
     def _send(self, child: Child, message: notice.Notice) -> None:
         """Send without ever blocking. A full buffer is no loss: orders stand in the row, commands are repeated."""

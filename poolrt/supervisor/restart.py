@@ -40,12 +40,21 @@ class Breaker:
     def __init__(self, burst: Burst) -> None:
         self._burst = burst
         self._deaths: list[float] = []
+        self._hung = 0
 
-    def died_early(self, now: float) -> bool:
-        """Note a death before the first task; whether that was one too many."""
+    def booted(self) -> None:
+        """Note that a child is up: boots do end."""
+        self._hung = 0
+
+    def died_early(self, now: float, *, hung: bool = False) -> bool:
+        """Note a death before the first task; whether that was one too many.
+
+        A second boot in a row that ``hung`` is: at a minute each, no burst would ever see six.
+        """
+        self._hung += hung
         self._deaths = [moment for moment in self._deaths if now - moment <= self._burst.seconds]
         self._deaths.append(now)
-        return len(self._deaths) >= self._burst.limit
+        return len(self._deaths) >= self._burst.limit or self._hung >= 2
 
     def worked(self) -> None:
         """Note that a child reached its work: the row of failures is over."""

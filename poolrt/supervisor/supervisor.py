@@ -22,14 +22,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from poolrt import notice
+from poolrt import logs, notice
 from poolrt.control import socket_path
 from poolrt.errors import ExitCode, NodeNameTaken, PoolrtError
 from poolrt.events import Event, EventKind
 from poolrt.posix.prctl import become_subreaper
 from poolrt.posix.processes import kill_descendants
 from poolrt.posix.reaping import reap_any
-from poolrt.posix.signals import do_nothing, wakeup_socket
+from poolrt.posix.signals import ignore_with_noop_handlers, wakeup_socket
 from poolrt.posix.unix_sockets import AddressInUse
 from poolrt.settings import Settings
 from poolrt.states import ChildState, NodeState
@@ -90,7 +90,7 @@ class Supervisor:
         self.reporter = Reporter(self.node, lambda event: self.control.broadcast(as_object(event)), on_event)
         self._gate = Gate()
         self._lifelines = Lifelines(self._watcher, self._from_child)
-        self._trouble = BrokerTrouble(self.reporter)
+        self._trouble = BrokerTrouble(self.reporter, self.give_up)
         self._steward = StewardKeeper()
         self.template = TemplateKeeper(
             template_config, self.incarnation, settings.boot_timeout, self._watcher, self.reporter,
@@ -121,16 +121,13 @@ class Supervisor:
         self.template.start()
 
     def run(self) -> ExitCode:
-        """Be this process until the node has stopped: installs signal handlers, adopts orphans, reaps.
-
-        Returns the exit code; ``failure`` says why it is not OK.
-        """
+        """Be this process until the node has stopped: signal handlers, orphans and all; ``failure`` says why not OK."""
         become_subreaper()
         wakeup = wakeup_socket()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, self._record_signal)
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, do_nothing)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
+            if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGCHLD:  # nohup ignores HUP
+                signal.signal(number, self._record_signal)
+        ignore_with_noop_handlers((signal.SIGUSR1, signal.SIGUSR2))
         self._watcher.watch(wakeup.fileno(), wakeup.drain)
         try:
             self.start()
@@ -179,7 +176,7 @@ class Supervisor:
             log.warning("second %s: stopping now", signal.Signals(number).name)
             self._grace_ends = time.monotonic()
         else:
-            self.drain(signal.Signals(number).name)
+            self.drain(signal.Signals(number).name, 0.0 if number == signal.SIGQUIT else None)
 
     def _advance(self) -> None:
         """Whatever the state asks for next; safe to call at any time."""
@@ -195,6 +192,7 @@ class Supervisor:
             self.pool.reconcile()
 
     def _tick(self) -> None:
+        logs.flush()
         self.template.check()
         pool = self.pool
         if pool is None:
@@ -289,7 +287,7 @@ class Supervisor:
         elif isinstance(received, notice.Happened):
             self.reporter.report(received.event)
         elif isinstance(received, notice.Trouble):
-            self._trouble.said(child, received.text)
+            self._trouble.said(child, received)
 
     def _child_up(self, child: Child, up: notice.Up) -> None:
         assert self.pool is not None
@@ -349,7 +347,7 @@ class Supervisor:
                 self._grace_ends = now + _STEWARD_MAY_TAKE
             return
         steward = pool.steward
-        if steward is not None and steward.state is ChildState.UP and pool.settled:
+        if steward is not None and steward.state is ChildState.UP and (pool.settled or self.failure):
             pool.retire(steward, "stopping")
             self._grace_ends = max(self._grace_ends, now + _STEWARD_MAY_TAKE)
         if steward is None or now >= self._grace_ends:

@@ -36,7 +36,8 @@ class TemplateProcess:
             os.lseek(file.fileno(), 0, os.SEEK_SET)
             for fd in (theirs.fileno(), file.fileno()):
                 os.set_inheritable(fd, True)
-            command = [sys.executable, "-m", "poolrt.template", str(theirs.fileno()), str(file.fileno())]
+            # -P: a random.py in the current folder must not stand in for the one that poolrt imports.
+            command = [sys.executable, "-P", "-m", "poolrt.template", str(theirs.fileno()), str(file.fileno())]
             marked = {**environment(), MARK: incarnation}
             self.pid = os.posix_spawn(sys.executable, command, marked, setpgroup=0)
         theirs.close()

@@ -39,6 +39,8 @@ from poolrt.template.checks import connected_sockets, other_threads, unenforced_
 from poolrt.template.config import TemplateConfig, decode_config
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from poolrt.app.app import App
 
 log = logging.getLogger("poolrt.template")
@@ -168,16 +170,6 @@ class Template:
                 os._exit(status)
 
 
-def _import(config: TemplateConfig) -> tuple[App, float]:
-    """Import the app with the collector off, then freeze what is there, so that children share its pages."""
-    began = time.monotonic()
-    gc.disable()
-    app = load(config.location)
-    if app.broker.trusted:
-        import cloudpickle  # noqa: F401  children would each pay its 24 ms at their first failed task
-    return app, time.monotonic() - began
-
-
 def run(sock: socket.socket, config: TemplateConfig) -> int:
     """The template's main; returns its exit code."""
     set_process_title("poolrt:template")
@@ -187,13 +179,47 @@ def run(sock: socket.socket, config: TemplateConfig) -> int:
     die_with_parent(os.getppid())
     if select.select([sock], [], [], 0)[0]:
         return 1  # nothing is sent before Ready: the supervisor had died before we asked to die with it
+    began = time.monotonic()
+    gc.disable()
     try:
-        app, seconds = _import(config)
-        peers = connected_sockets(spare=sock.fileno())
+        # A script is left at its first effect, in the middle of its frames: then the template goes on from there.
+        app = load(config.location, lambda find: _serve_for_good(sock, config, find, began))
     except BaseException as error:  # noqa: BLE001  the user's import can raise anything, SystemExit included
-        code = error.exit_code if isinstance(error, BrokerError) else ExitCode.BOOT_FAILED
-        notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], shorten(_trace_of(error)), int(code)))
-        return 1
+        return _refuse(sock, error)
+    return _serve(sock, config, lambda: app, began)
+
+
+def _serve_for_good(sock: socket.socket, config: TemplateConfig, find: Callable[[], App], began: float) -> None:
+    """``_serve`` from inside a script's frames: nothing may unwind into them, neither a return nor an exception."""
+    status = 1
+    try:
+        status = _serve(sock, config, find, began)
+    except BaseException as error:  # noqa: BLE001  see above
+        if not isinstance(error, BrokenPipeError):  # the supervisor stopped, or died, while the app was imported
+            traceback.print_exc()
+        kill_descendants(os.getpid())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _refuse(sock: socket.socket, error: BaseException) -> int:
+    code = error.exit_code if isinstance(error, BrokerError) else ExitCode.BOOT_FAILED
+    notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], shorten(_trace_of(error)), int(code)))
+    return 1
+
+
+def _serve(sock: socket.socket, config: TemplateConfig, find: Callable[[], App], began: float) -> int:
+    """What follows the import: check, freeze, fork; so that children share the pages of what was imported."""
+    try:
+        app = find()
+        if app.broker.trusted:
+            import cloudpickle  # noqa: F401  children would each pay its 24 ms at their first failed task
+        peers = connected_sockets(spare=sock.fileno())
+    except BaseException as error:  # noqa: BLE001  see above
+        return _refuse(sock, error)
+    seconds = time.monotonic() - began
     if peers:
         text = (
             f"importing the app left connections open to {', '.join(peers)}: every child would share them and read "

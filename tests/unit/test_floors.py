@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = (
     ("errors", "states", "clock", "events", "version"),
-    ("settings", "message", "codec", "board", "notice", "control", "logs", "posix"),
+    ("settings", "message", "codec", "script", "byvalue", "board", "notice", "control", "logs", "posix"),
     ("hygiene", "brokers", "results"),
     ("supervisor", "app", "schedule"),
     ("child", "steward", "template"),

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from poolrt.errors import BrokerError
 from poolrt.posix.files import make_private_directory
 from poolrt.posix.unix_sockets import bind_datagram, send_datagram
 
@@ -38,6 +39,9 @@ class Wakes:
 
     def make(self) -> None:
         """Make the folder, for this user alone."""
+        home = os.path.dirname(self.directory)
+        if not os.path.isdir(home):
+            raise BrokerError(f"{home} does not exist: make it first, or mount what should be there")
         make_private_directory(self.directory)
 
     def send(self, *, children: bool = False, stewards: bool = False, waiters: Iterable[str] = ()) -> None:
