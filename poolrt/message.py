@@ -129,11 +129,13 @@ class Enqueue(NamedTuple):
     priority: int
     eta: float | None
     """Wall time before which it stays delayed."""
+    task: str = ""
+    """The task's name, so that a node can leave tasks it does not know to others."""
 
     @classmethod
     def of(cls, message: Message) -> Enqueue:
         """The message, encoded and ready to be placed."""
-        return cls(message.id, encode_message(message), message.queue, message.priority, message.eta)
+        return cls(message.id, encode_message(message), message.queue, message.priority, message.eta, message.task)
 
 
 class Owner(NamedTuple):

@@ -20,7 +20,7 @@ What a broker must never do: decode an envelope, run user code, or act on wall t
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,10 +152,10 @@ class Broker(abc.ABC):
         """Become the connection of ``owner``; raises Fenced if it is barred or its incarnation never joined."""
 
     @abc.abstractmethod
-    def settle(self, outcomes: Sequence[Outcome], reserve: int, n: int) -> Settled:
+    def settle(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> Settled:
         """End deliveries and reserve up to ``reserve`` more under reserve number ``n``: one round trip, one
         transaction. A suspect is only ever reserved alone, and only when nothing else is held (``outcomes``
-        settle everything the owner held)."""
+        settle everything the owner held). Tasks named in ``without`` are left to other nodes."""
 
     @abc.abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> int:

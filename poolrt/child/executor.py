@@ -35,7 +35,7 @@ from poolrt.message import (
 from poolrt.states import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from poolrt.app.app import App
     from poolrt.board import RowWriter
@@ -44,6 +44,8 @@ log = logging.getLogger("poolrt.child")
 
 MAX_UNKNOWN = 10
 """Looks at a task that nobody knows before it is dead; 1, 2, 4, 8 and then 15 s between them."""
+AVOID_SECONDS = 20.0
+"""How long a child leaves a task it does not know to others, so that a node that knows it finds it."""
 MAX_TRACEBACK = 32 * 1024
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """What a broker's store takes without holding everyone else up for seconds."""
@@ -89,6 +91,14 @@ class Executor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.tainted = ""
         self.runtime = 0.0
+        self._avoided: dict[str, float] = {}
+
+    def avoided(self) -> Collection[str]:
+        """Names of tasks to leave to other nodes for now: seen lately, and unknown here."""
+        if self._avoided:
+            now = time.monotonic()
+            self._avoided = {name: until for name, until in self._avoided.items() if until > now}
+        return self._avoided
 
     def prepare(self, delivery: Delivery) -> Execution | Outcome:
         """What to run, or the Outcome of a delivery that cannot be: unreadable, unknown or expired."""
@@ -225,6 +235,7 @@ class Executor:
         return Outcome(delivery, TaskState.DEAD, encode_record(record), _DEAD_TTL)
 
     def _unknown(self, delivery: Delivery, message: Message) -> Outcome:
+        self._avoided[message.task] = time.monotonic() + AVOID_SECONDS
         count = message.unknown_count + 1
         if count >= MAX_UNKNOWN:
             return self._ended(

@@ -187,7 +187,7 @@ class Loop:
         pause, said = 0.05, ""
         while True:
             try:
-                settled = self._broker.settle(self._outcomes, room, self._reserves)
+                settled = self._broker.settle(self._outcomes, room, self._reserves, without=self._executor.avoided())
             except Fenced:
                 raise
             except BrokerCorrupt as error:

@@ -171,11 +171,12 @@ def test_a_hook_that_kills_its_child_trips_the_breaker(serve, place):
 
 
 def test_a_hook_that_hangs_is_ended(serve, place):
-    """A boot that takes longer than ``boot_timeout`` is killed and named."""
+    """A boot that takes longer than ``boot_timeout`` is killed and named; the second in a row ends the node."""
     target = write_app(place, "@app.on_child_start\ndef hang():\n    time.sleep(60)\n")
     node = serve(target, boot_timeout="300ms")
-    (killed, *_) = node.wait_event("child-killed")
+    (killed, *_) = node.wait_event("child-boot-failed")
     assert "not up within 0.3 s" in killed["cause"]
+    assert node.wait_end(20) == ExitCode.BOOT_FAILED
 
 
 def test_children_that_fail_side_by_side_are_one_failure(serve, place):

@@ -114,7 +114,7 @@ def run_program(place: Path, source: str, *arguments: str) -> tuple[int, str, st
     (place / "program.py").write_text(source)
     done = subprocess.run(
         [sys.executable, *(arguments or ("program.py",))],
-        cwd=place, env={**os.environ, "POOLRT_STRICT": "1"}, capture_output=True, text=True, timeout=50, check=False,
+        cwd=place, env={**os.environ, "TMPDIR": str(place)}, capture_output=True, text=True, timeout=50, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
@@ -131,7 +131,8 @@ def test_a_module_of_the_same_name_as_one_of_pythons(place: Path) -> None:
     """A random.py in the current folder is the program's, and neither the supervisor's nor the template's."""
     (place / "random.py").write_text("raise SystemExit('my own random numbers')\n")
     (place / "tasks.py").write_text(HEAD + 'app = App("p", broker="sqlite:///p.db")\n@app.task\ndef one(): return 1\n')
-    client = "import sys; sys.path.append('.'); import tasks; from poolrt import Supervisor\n" + (
+    client = (
+        "import sys; sys.path.append('.'); import tasks; from poolrt import Supervisor\n"
         "with Supervisor(tasks.app, concurrency=1, log_level='error'): print(tasks.one.delay().get(timeout=20))"
     )
     code, out, err = run_program(place, "", "-P", "-c", client)

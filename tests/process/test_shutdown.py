@@ -240,3 +240,25 @@ def test_a_broker_that_cannot_be_written_is_refused(serve):
     node = serve(env={"TEST_BROKER": "sqlite:////proc/poolrt/x.db"})
     assert node.wait_end(10) == ExitCode.BROKER_UNUSABLE
     assert "/proc/poolrt" in node.text()
+
+
+def test_a_closed_terminal_drains(serve, tasks, ledger):
+    """HUP lets the running task finish: a dropped ssh is no death of the task."""
+    node = serve()
+    node.wait_event("child-up")
+    slow = tasks.nap.delay(str(ledger), "slow", 1.0)
+    node.wait(lambda: any(child["task_id"] == slow.id for child in node.status()["children"]), "it runs")
+    node.process.send_signal(signal.SIGHUP)
+    assert node.wait_end(20) == ExitCode.OK
+    assert slow.state is TaskState.SUCCEEDED
+
+
+def test_a_deleted_database_ends_the_node(serve, tasks, ledger, place):
+    """What the file held is gone: the node says so and ends, instead of serving a new and empty one."""
+    node = serve()
+    tasks.note.delay(str(ledger), 1).get(timeout=10)
+    tasks.note.app.close()
+    (place / "p.db").unlink()
+    assert node.wait_end(20) == ExitCode.BROKER_UNUSABLE
+    assert "was deleted while it was used" in node.text()
+    assert not (place / "p.db").exists()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlencode
@@ -206,7 +206,7 @@ class SqliteBroker(Broker):
         self._owner = owner
         self._owner_pid = os.getpid()
 
-    def settle(self, outcomes: Sequence[Outcome], reserve: int, n: int) -> Settled:
+    def settle(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> Settled:
         """See ``Broker``."""
         owner = self._attached()
 
@@ -214,7 +214,9 @@ class SqliteBroker(Broker):
             number = self._number(db, owner)
             held = holding.held_by(db, number)
             stale = ending.settle(db, held, outcomes, self._clock.wall(), news) if outcomes else 0
-            deliveries = holding.reserve(db, number, n, reserve, holds=bool(held)) if reserve > 0 else []
+            deliveries = (
+                holding.reserve(db, number, n, reserve, holds=bool(held), without=without) if reserve > 0 else []
+            )
             more = holding.any_queued(db)
             news.queued = news.queued and more  # else it has just reserved its own follow-ups
             return Settled(deliveries, stale, more)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from poolrt.brokers.sqlite import statements
@@ -57,13 +58,18 @@ def held_by(db: sqlite3.Connection, number: int) -> set[tuple[int, int]]:
     return set(db.execute(statements.HELD, (number,)))
 
 
-def reserve(db: sqlite3.Connection, number: int, n: int, count: int, *, holds: bool) -> list[Delivery]:
+def reserve(
+    db: sqlite3.Connection, number: int, n: int, count: int, *, holds: bool, without: Collection[str]
+) -> list[Delivery]:
     """Reserve up to ``count`` messages for an owner that ``holds`` others or does not.
 
     A suspect is taken alone, by an owner that holds nothing. Nothing behind it is taken before it: else it would
     starve while the queue is never empty, and the order would depend on who asks.
     """
     suspect = db.execute(statements.SUSPECT_HEAD).fetchone()
+    if suspect is None and without:
+        found = db.execute(statements.RESERVE_WITHOUT, (number, n, json.dumps(list(without)), count)).fetchall()
+        return _deliveries(found, n)
     if suspect is None:
         return _deliveries(db.execute(statements.RESERVE, (number, n, count)).fetchall(), n)
     wanted = [seq for priority, seq in db.execute(statements.QUEUED_HEAD, (count,)) if _before(priority, seq, *suspect)]

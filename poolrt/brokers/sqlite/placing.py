@@ -34,7 +34,7 @@ def place(db: sqlite3.Connection, items: Iterable[Enqueue], now: float, news: Ne
     for item in items:
         delayed = item.eta is not None and item.eta > now
         state = statements.DELAYED if delayed else statements.QUEUED
-        row = (state, item.priority, item.eta, now, item.queue, item.id, item.envelope, item.id)
+        row = (state, item.priority, item.eta, now, item.queue, item.task, item.id, item.envelope, item.id)
         new = db.execute(statements.ENQUEUE, row).rowcount == 1
         stored.append(new)
         if new and delayed:

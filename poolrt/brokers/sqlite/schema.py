@@ -36,6 +36,7 @@ TABLES: Final = (
         eta real,
         created real not null,
         queue text not null,
+        name text not null,
         id text not null unique,
         envelope blob not null)""",
     "create index task_queued on task (priority desc, seq) where state = 0",

@@ -34,8 +34,8 @@ RECORD_STATES: Final = {code: state for state, code in RECORD_CODES.items()}
 # ---- producers
 
 ENQUEUE: Final = """
-insert into task (state, priority, eta, created, queue, id, envelope)
-select ?, ?, ?, ?, ?, ?, ? where not exists (select 1 from record where id = ?)
+insert into task (state, priority, eta, created, queue, name, id, envelope)
+select ?, ?, ?, ?, ?, ?, ?, ? where not exists (select 1 from record where id = ?)
 on conflict (id) do nothing"""
 """Store a message unless its id, given twice, is a message's or a record's already."""
 
@@ -136,6 +136,14 @@ update task set state = 3, owner = ?, n = ?
 where seq in (select seq from task where state = 0 order by priority desc, seq limit ?)
 returning seq, id, envelope, lost, suspect, priority"""
 """Reserve the messages to run first."""
+
+RESERVE_WITHOUT: Final = """
+update task set state = 3, owner = ?, n = ?
+where seq in (
+    select seq from task where state = 0 and name not in (select value from json_each(?))
+    order by priority desc, seq limit ?)
+returning seq, id, envelope, lost, suspect, priority"""
+"""The same without tasks of these names; it reads past them, for the rare node that shares a store with another app."""
 
 RESERVE_THESE: Final = """
 update task set state = 3, owner = ?, n = ? where seq in (select value from json_each(?))

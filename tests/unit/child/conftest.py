@@ -71,7 +71,7 @@ class FakeBroker:
         self.max_held = 0
         self.nudges = 0
 
-    def settle(self, outcomes: list[Outcome], reserve: int, n: int) -> Settled:
+    def settle(self, outcomes: list[Outcome], reserve: int, n: int, *, without: Any = ()) -> Settled:
         self.log.append(("settle", len(outcomes), reserve, n))
         if self.trouble:
             raise self.trouble.pop(0)

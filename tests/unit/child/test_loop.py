@@ -33,6 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     class Time:
         monotonic_ns = staticmethod(lambda: now[0])
         time = staticmethod(time.time)
+        monotonic = staticmethod(lambda: now[0] / 1e9)
 
     monkeypatch.setattr(loop_module, "time", Time)
     monkeypatch.setattr(executor_module, "time", Time)
@@ -89,7 +90,7 @@ def test_reserves_are_numbered_and_published_before_they_are_sent(noop, put, mak
     put("noop", 30)
     sent = broker.settle
 
-    def settle(outcomes, reserve, n):  # type: ignore[no-untyped-def]
+    def settle(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         if reserve:
             assert [entry for entry in row.log if entry[0] == "reserving"][-1] == ("reserving", n)
         return sent(outcomes, reserve, n)
@@ -167,7 +168,7 @@ def test_it_says_that_it_leaves_before_it_settles(app, put, make, broker, lifeli
     seen = []
     settle = broker.settle
 
-    def watched(outcomes, reserve, n):  # type: ignore[no-untyped-def]
+    def watched(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         if outcomes:
             seen.append(list(lifeline.sent))
         return settle(outcomes, reserve, n)
@@ -210,7 +211,7 @@ def test_finished_tasks_are_settled_within_2_ms(app, put, make, broker, clock) -
     waited = []
     settle = broker.settle
 
-    def watched(outcomes, reserve, n):  # type: ignore[no-untyped-def]
+    def watched(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         waited.extend(clock[0] - ended[int(outcome.delivery.task_id.removeprefix("id-"))] for outcome in outcomes)
         return settle(outcomes, reserve, n)
 
@@ -343,7 +344,7 @@ def test_trouble_keeps_the_outcomes_and_is_told_once(noop, put, make, broker, li
     loop = make()
     settle = broker.settle
 
-    def settle_with_trouble(outcomes, reserve, n):  # type: ignore[no-untyped-def]
+    def settle_with_trouble(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         if outcomes and not lifeline.waits:
             broker.trouble = [busy] * 6
         return settle(outcomes, reserve, n)
@@ -389,7 +390,7 @@ def test_retire_during_trouble_with_outcomes(noop, put, make, broker, row, lifel
     put("noop", 2)
     settle = broker.settle
 
-    def settle_with_trouble(outcomes, reserve, n):  # type: ignore[no-untyped-def]
+    def settle_with_trouble(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         if outcomes and not lifeline.waits:
             broker.trouble = [busy] * 5
         return settle(outcomes, reserve, n)
@@ -428,7 +429,7 @@ def test_stale_settles_are_logged(noop, put, make, broker, caplog) -> None:
     put("noop")
     settle = broker.settle
 
-    def steal(outcomes, reserve, n):  # type: ignore[no-untyped-def]
+    def steal(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         if outcomes:
             broker.held.clear()
         return settle(outcomes, reserve, n)
