@@ -205,7 +205,7 @@ def test_reprs_never_show_the_payload() -> None:
 def test_enqueue_carries_what_a_broker_needs() -> None:
     """A broker places a message without decoding it."""
     message = Message("i", "t", b"", queue="mail", priority=4, eta=5.0)
-    assert Enqueue.of(message) == Enqueue("i", encode_message(message), "mail", 4, 5.0)
+    assert Enqueue.of(message) == Enqueue("i", encode_message(message), "mail", 4, 5.0, "t")
 
 
 def test_owner_is_written_as_in_the_protocol() -> None:
