@@ -1,6 +1,6 @@
 """Notices: the framed messages on the socketpairs between our own processes.
 
-    SUPERVISOR ──Fork, Forget───────────────▶ TEMPLATE      one socketpair, made before the template's exec
+    SUPERVISOR ──NodeFiles, Fork────────────▶ TEMPLATE      one socketpair, made before the template's exec
                ◀─Ready, Failed, Forked, Exited──
     SUPERVISOR ──Poke (look at your row)────▶ CHILD         one socketpair a child: its lifeline
                ◀─Up, Leaving, BootFailed, Trouble──

@@ -104,6 +104,14 @@ class Activity(enum.IntEnum):
     """Gives back what it holds and exits."""
 
 
+EX_BOOT_FAILED: Final = 70
+"""A child's exit code when it could not become ready (EX_SOFTWARE); its Notice said why."""
+EX_FENCED: Final = 75
+"""A child's exit code when the broker does not know it any more (EX_TEMPFAIL)."""
+EX_STORE_GONE: Final = 74
+"""A child's exit code when the broker's store is damaged, deleted or replaced (EX_IOERR)."""
+
+
 class Order(enum.IntEnum):
     """What the supervisor tells a child through its row; the child looks between two tasks."""
 

@@ -28,7 +28,7 @@ from poolrt.message import Owner
 from poolrt.notice import BootFailed, Poke, Up, shorten
 from poolrt.posix.prctl import ParentGone, become_subreaper, die_with_parent, set_process_title
 from poolrt.posix.signals import ignore_with_noop_handlers
-from poolrt.states import Activity
+from poolrt.states import EX_BOOT_FAILED, EX_FENCED, EX_STORE_GONE, Activity
 
 if TYPE_CHECKING:
     from poolrt.app.app import App
@@ -36,12 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("poolrt.child")
 
-EX_BOOT_FAILED = 70
-"""A child's exit code when it could not become ready (EX_SOFTWARE); its Notice said why."""
-EX_FENCED = 75
-"""A child's exit code when the broker does not know it any more (EX_TEMPFAIL)."""
-EX_STORE_GONE = 74
-"""A child's exit code when the broker's store is damaged, deleted or replaced (EX_IOERR)."""
 ABSORBED = (
     signal.SIGINT,
     signal.SIGTERM,

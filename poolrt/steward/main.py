@@ -19,12 +19,12 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from poolrt.child.lifeline import Lifeline
-from poolrt.child.main import EX_BOOT_FAILED, Place, settle_in
+from poolrt.child.main import Place, settle_in
 from poolrt.errors import BrokerCorrupt, BrokerError
 from poolrt.events import Event
 from poolrt.notice import BootFailed, Bury, Happened, Reclaim, Settled, Status, Trouble, Up
 from poolrt.posix.unix_sockets import bind_datagram
-from poolrt.states import Activity, Order
+from poolrt.states import EX_BOOT_FAILED, Activity, Order
 from poolrt.steward.undertaking import Undertaker
 
 if TYPE_CHECKING:

@@ -8,11 +8,8 @@ from typing import NamedTuple
 
 from poolrt.board import Row
 from poolrt.posix.signals import signal_name
-from poolrt.states import Activity, ChildState
+from poolrt.states import EX_BOOT_FAILED, EX_FENCED, Activity, ChildState
 from poolrt.supervisor.lifecycle import Child
-
-EX_BOOT_FAILED = 70
-EX_FENCED = 75
 
 
 class Ending(enum.Enum):
