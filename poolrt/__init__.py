@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from poolrt.app.result import AsyncResult as AsyncResult
     from poolrt.app.task import Task as Task
     from poolrt.embed import Supervisor as Supervisor
+    from poolrt.errors import MemoryLimitExceeded as MemoryLimitExceeded
     from poolrt.errors import PoolrtError as PoolrtError
+    from poolrt.errors import SoftTimeLimitExceeded as SoftTimeLimitExceeded
+    from poolrt.errors import TaskInterrupted as TaskInterrupted
+    from poolrt.errors import TimeLimitExceeded as TimeLimitExceeded
+    from poolrt.shield import shield as shield
     from poolrt.states import TaskState as TaskState
 
 __version__ = VERSION
@@ -35,14 +40,22 @@ __version__ = VERSION
 _HOMES = {
     "App": "poolrt.app.app",
     "AsyncResult": "poolrt.app.result",
+    "MemoryLimitExceeded": "poolrt.errors",
     "PoolrtError": "poolrt.errors",
     "Request": "poolrt.app.request",
+    "SoftTimeLimitExceeded": "poolrt.errors",
     "Supervisor": "poolrt.embed",
     "Task": "poolrt.app.task",
+    "TaskInterrupted": "poolrt.errors",
     "TaskState": "poolrt.states",
+    "TimeLimitExceeded": "poolrt.errors",
+    "shield": "poolrt.shield",
 }
 
-__all__ = ["App", "AsyncResult", "PoolrtError", "Request", "Supervisor", "Task", "TaskState", "__version__"]
+__all__ = [
+    "App", "AsyncResult", "MemoryLimitExceeded", "PoolrtError", "Request", "SoftTimeLimitExceeded", "Supervisor",
+    "Task", "TaskInterrupted", "TaskState", "TimeLimitExceeded", "__version__", "shield",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ import stat
 from typing import Final, NamedTuple
 
 from poolrt.errors import PoolrtError
-from poolrt.states import Activity, Order
+from poolrt.states import Activity, Interruption, Order
 
 ROW_BYTES: Final = 512
 ROW_CELLS: Final = 64
@@ -31,11 +31,12 @@ _NAME_BYTES: Final = 128
 
 # Cells written by the child.
 _WORD, _HARD, _SOFT, _START, _N, _I, _LAST_RESERVE, _HELD = range(8)
-_DONE, _FAILED, _GENERATION, _PID, _ID_LENGTH, _NAME_LENGTH = range(8, 14)
+_DONE, _FAILED, _GENERATION, _PID, _ID_LENGTH, _NAME_LENGTH, _MEMORY, _FDS = range(8, 16)
 _ID_AT: Final = 16 * 8
 _NAME_AT: Final = 32 * 8
 # Cells written by the supervisor.
 _COMMAND: Final = 48
+_INTERRUPT: Final = 49
 _NEXT_WAKE: Final = 63
 """A cell of the header row: when the supervisor will look next, CLOCK_MONOTONIC ns."""
 
@@ -51,6 +52,12 @@ class Row(NamedTuple):
     sequence: int
     hard_deadline: int
     """CLOCK_MONOTONIC ns; 0 is none."""
+    soft_deadline: int
+    """The same, for the soft limit."""
+    memory_limit: int
+    """Bytes of RSS the running task may not exceed; 0 is none."""
+    fds: int
+    """The lowest free descriptor after the last task: how many are open, if none was closed in between."""
     started: int
     """CLOCK_MONOTONIC ns of the task's start."""
     n: int
@@ -116,6 +123,10 @@ class Board:
         """Write the order for the child in ``slot``; the child reads it between two tasks."""
         self._cells[(slot + 1) * ROW_CELLS + _COMMAND] = command
 
+    def interrupt(self, slot: int, sequence: int, reason: Interruption) -> None:
+        """Name the run, by its sequence number, that the SIGUSR2 sent next is meant for, and why."""
+        self._cells[(slot + 1) * ROW_CELLS + _INTERRUPT] = sequence << 8 | reason
+
     def publish_next_wake(self, moment: int) -> None:
         """Say when the supervisor looks next (CLOCK_MONOTONIC ns); a child with an earlier deadline pokes it."""
         self._cells[_NEXT_WAKE] = moment
@@ -137,8 +148,8 @@ class Board:
         state = word & 0xFF
         activity = Activity(state) if state <= max(Activity) else Activity.NONE
         return Row(
-            activity, word >> 8, cells[_HARD], cells[_START], cells[_N], cells[_I], cells[_HELD], cells[_DONE],
-            cells[_FAILED], cells[_GENERATION], cells[_PID],
+            activity, word >> 8, cells[_HARD], cells[_SOFT], cells[_MEMORY], cells[_FDS], cells[_START], cells[_N],
+            cells[_I], cells[_HELD], cells[_DONE], cells[_FAILED], cells[_GENERATION], cells[_PID],
             task_id.decode("utf-8", "replace"), name.decode("utf-8", "replace"),
         )  # fmt: skip
 
@@ -189,9 +200,16 @@ class RowWriter:
         """Publish how many deliveries are held."""
         self._cells[self._base + _HELD] = count
 
-    def run(self, n: int, i: int, task_id: bytes, name: bytes, started: int, hard: int, soft: int) -> None:
+    def fds(self, lowest_free: int) -> None:
+        """Publish the lowest free descriptor."""
+        self._cells[self._base + _FDS] = lowest_free
+
+    def run(
+        self, n: int, i: int, task_id: bytes, name: bytes, started: int, hard: int, soft: int, memory: int
+    ) -> None:  # fmt: skip
         """Publish that delivery ``(n, i)`` runs from now on; times are CLOCK_MONOTONIC ns, limits 0 for none."""
         cells, base = self._cells, self._base
+        cells[base + _MEMORY] = memory
         cells[base + _HARD] = hard
         cells[base + _SOFT] = soft
         cells[base + _START] = started
@@ -215,6 +233,16 @@ class RowWriter:
         if failed:
             self.failed += 1
             cells[base + _FAILED] = self.failed
+
+    @property
+    def sequence(self) -> int:
+        """The number of the run published last."""
+        return self._sequence
+
+    @property
+    def interruption(self) -> int:
+        """``sequence << 8 | Interruption``: the run that the supervisor wants interrupted; 0 for none so far."""
+        return self._cells[self._base + _INTERRUPT]
 
     @property
     def order(self) -> int:

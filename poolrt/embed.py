@@ -163,6 +163,18 @@ class Supervisor:
         answer: dict[str, int] = self._call("recycle", slots=list(slots))
         return answer["recycling"]
 
+    def reload(self) -> None:
+        """Import the code anew and move the children to it; an import that fails leaves the old code serving."""
+        self._call("reload")
+
+    def quiet(self) -> None:
+        """Start no task from now on; running ones finish. ``resume`` ends it."""
+        self._call("quiet")
+
+    def resume(self) -> None:
+        """Start tasks again."""
+        self._call("resume")
+
     def status(self) -> dict[str, Any]:
         """The node as one object, as ``poolrt status --json`` prints it."""
         answer: dict[str, Any] = self._call("status")

@@ -168,3 +168,22 @@ class TaskCancelled(TaskFailed):
 
 class TimeLimitExceeded(TaskFailed):
     """The task ran past its ``time_limit`` and its child was killed."""
+
+
+class MemoryLimitExceeded(TaskFailed):
+    """The task's child grew past the task's ``memory_limit`` and was killed."""
+
+
+class SoftTimeLimitExceeded(BaseException):
+    """Raised inside a task that has run past its ``soft_time_limit``: clean up and end.
+
+    A BaseException, so that a task's ``except Exception`` cannot swallow it. Outside the task it is an ordinary
+    failure: ``AsyncResult.get`` raises TaskFailed with this name as its ``cause``.
+    """
+
+
+class TaskInterrupted(BaseException):
+    """Raised inside a task that still runs when its node must stop now: clean up and end.
+
+    The delivery is put back, uncounted, and runs again elsewhere; a task that catches this and returns has succeeded.
+    """

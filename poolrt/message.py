@@ -78,6 +78,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     unknown_count: int = 0
     """How many nodes handed it back because they do not know its task."""
     headers: dict[str, str] | None = None
+    acks_late: bool = True
+    """False: a task whose child died while running it has failed, and is not delivered again."""
 
     def __repr__(self) -> str:
         """Short, for bug reports: never the arguments."""
@@ -193,6 +195,12 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     owner: str = ""
     envelope: bytes | None = None
     """The message as it was, for failed, dead, expired and cancelled tasks: they can be retried as they were."""
+    status: int | None = None
+    """How its child ended, if it did: the exit code, or minus the signal."""
+    peak_memory: int = 0
+    """The highest resident size that its child had reached, in bytes; 0 where it is not known."""
+    stack: str = ""
+    """The last Python stacks of its child, where the interpreter could still give them."""
 
 
 _record_decoder = msgspec.msgpack.Decoder(Record)

@@ -36,7 +36,7 @@ class _Notice(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Fork(_Notice, frozen=True):
-    """Fork a child; its end of the lifeline comes with the frame."""
+    """Fork a child; its end of the lifeline and its stacks file come with the frame, in that order."""
 
     slot: int
     generation: int
@@ -50,7 +50,7 @@ class Fork(_Notice, frozen=True):
 
 
 class Ready(_Notice, frozen=True):
-    """The app is imported. The supervisor answers with the node's files (``NodeFiles``)."""
+    """The app is imported. The supervisor answers with the node's files (``NodeFiles``), or closes the socket."""
 
     app: str
     broker: str
@@ -92,6 +92,8 @@ class Exited(_Notice, frozen=True):
     generation: int
     pid: int
     status: int
+    peak_rss: int = 0
+    """The highest resident size it ever had, in bytes."""
 
 
 # ---- supervisor to template, once, after Ready
@@ -118,6 +120,8 @@ class Up(_Notice, frozen=True):
     """Booted; waits for work, or for the order to take its place."""
 
     boot_seconds: float
+    birth_rss: int = 0
+    """Its resident size before its first task, in bytes."""
 
 
 class Leaving(_Notice, frozen=True):
@@ -125,7 +129,8 @@ class Leaving(_Notice, frozen=True):
 
     reason: str
     done: int
-    detail: str = ""
+    task: str = ""
+    """The task that is the reason, where one is."""
 
 
 class BootFailed(_Notice, frozen=True):
@@ -159,6 +164,10 @@ class Bury(_Notice, frozen=True):
     verdict: str
     """``lost`` (requeue with backoff, or dead), ``failed`` (end it with the cause), or ``none``."""
     runtime: float = 0.0
+    status: int | None = None
+    """The child's exit code, or minus the signal that ended it."""
+    peak_rss: int = 0
+    stack: str = ""
 
 
 class Reclaim(_Notice, frozen=True):

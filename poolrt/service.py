@@ -23,7 +23,7 @@ import msgspec
 from poolrt import logs
 from poolrt.errors import ExitCode, PoolrtError
 from poolrt.events import Event
-from poolrt.posix.memory import available_cpus
+from poolrt.posix.memory import available_cpus, cgroup_memory_limit
 from poolrt.settings import Settings
 from poolrt.supervisor.control_server import MAX_REQUEST
 from poolrt.supervisor.supervisor import Supervisor
@@ -35,14 +35,18 @@ _OWNER_ASKS_WITHIN = 1.0
 
 
 def complete(settings: Settings, place: str) -> Settings:
-    """Fill in what is computed: the processors this node may use, and a node name from the app's place and the host."""
+    """Fill in what is computed: the processors and the memory this node may use, and a node name from the app's place
+    and the host."""
     name = settings.node_name
     if not name:
         parts = (
             re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-._") or "node" for part in (place, socket.gethostname())
         )
         name = "@".join(parts)[:64]
-    return msgspec.structs.replace(settings, node_name=name, concurrency=settings.concurrency or available_cpus())
+    return msgspec.structs.replace(
+        settings, node_name=name, concurrency=settings.concurrency or available_cpus(),
+        pool_memory=settings.pool_memory or (cgroup_memory_limit() or 0) * 9 // 10,
+    )  # fmt: skip
 
 
 def template_config(location: Any, settings: Settings) -> bytes:

@@ -47,11 +47,13 @@ def parse_duration(value: str | float) -> float:
 
 
 def parse_size(value: str | int) -> int:
-    """Bytes in ``value``: ``"512MiB"``, ``"2GB"``.
+    """Bytes in ``value``: ``"512MiB"``, ``"2GB"``, or a bare 0.
 
     Raises:
         ConfigurationError: it is not a size, or has no unit.
     """
+    if str(value).strip() == "0":
+        return 0  # nothing is nothing in every unit
     match = _SIZE.fullmatch(str(value).strip())
     if match is None:
         hint = f"; write {value}MiB or {value}B" if str(value).strip().isdigit() else "; write for example 512MiB"
@@ -176,6 +178,44 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Row(_HYGIENE, "Recycle a child after this time, between two tasks; 0: never.", Kind.DURATION, "DURATION"),
     ] = 0.0
+    max_memory_per_child: Annotated[
+        int,
+        Row(
+            _HYGIENE,
+            "Recycle a child whose resident memory is above this after a task, and still is after a garbage collection;"
+            " 0B: never.",
+            Kind.SIZE,
+            "SIZE",
+        ),
+    ] = 0
+    pool_memory: Annotated[
+        int,
+        Row(
+            _HYGIENE,
+            "Recycle the largest child while the whole node uses more than this; 0B: nine tenths of the control "
+            "group's limit, or none where it has no limit.",
+            Kind.SIZE,
+            "SIZE",
+        ),
+    ] = 0
+    leak_action: Annotated[
+        str,
+        Row(
+            _HYGIENE,
+            "What to do about a child whose tasks leave descriptors open run after run; with ignore nobody looks.",
+            Kind.CHOICE,
+            choices=("recycle", "warn", "ignore"),
+        ),
+    ] = "recycle"
+    soft_time_limit: Annotated[
+        float,
+        Row(
+            _LIMITS,
+            "Raise SoftTimeLimitExceeded in a task that runs longer, unless it has a limit of its own; 0: none.",
+            Kind.DURATION,
+            "DURATION",
+        ),
+    ] = 0.0
     time_limit: Annotated[
         float,
         Row(
@@ -185,6 +225,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "DURATION",
         ),
     ] = 0.0
+    memory_limit: Annotated[
+        int,
+        Row(
+            _LIMITS,
+            "Kill a task whose child grows above this resident size while it runs, unless it has a limit of its own; "
+            "0B: none.",
+            Kind.SIZE,
+            "SIZE",
+        ),
+    ] = 0
     max_deliveries: Annotated[
         int,
         Row(

@@ -77,6 +77,8 @@ class NodeState(enum.StrEnum):
     """The app is being imported."""
     SERVING = "serving"
     """Children may run tasks."""
+    QUIET = "quiet"
+    """Running tasks may finish; no other is started until the node resumes, and so serves again."""
     DRAINING = "draining"
     """Running tasks may finish; no other is started."""
     STOPPED = "stopped"
@@ -118,9 +120,20 @@ class Order(enum.IntEnum):
     WORK = 0
     """Pull tasks."""
     STANDBY = 1
-    """Wait until a place is free."""
+    """Finish the task that runs, put back the rest, wait: for a place to be free, or for a quiet node to resume."""
     RETIRE = 2
     """Finish the task that runs, put back the rest, exit."""
+    HAND_OVER = 3
+    """For a steward: exit without giving the node's deliveries back; another one takes over."""
+
+
+class Interruption(enum.IntEnum):
+    """Why the supervisor interrupts a run from inside, by SIGUSR2; the low byte of the row's cell."""
+
+    SOFT_LIMIT = 1
+    """It is past its soft time limit: ``SoftTimeLimitExceeded`` is raised in the task."""
+    STOP = 2
+    """The node stops now: ``TaskInterrupted`` is raised in the task, and its delivery is put back, uncounted."""
 
 
 class ImpossibleMove(AssertionError):

@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     ignore_result: bool | None
     priority: int | None
     expires: float | str | None
+    acks_late: bool | None
 
 
 class Decorator(Protocol):
@@ -120,7 +121,7 @@ class App:
             function: the function, when used as a bare decorator.
             name: unique in the app; ``module.function`` by default.
             options: see TaskOptions: queue, max_retries, retry_backoff, retry_for, time_limit, soft_time_limit,
-                memory_limit, ignore_result, priority, expires, bind.
+                memory_limit, ignore_result, priority, expires, acks_late, bind.
 
         Raises:
             DuplicateTask: the name is taken by another function; both places are named.

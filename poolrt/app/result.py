@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from poolrt.codec import decode
 from poolrt.errors import (
     DecodingError,
+    MemoryLimitExceeded,
     ResultIgnored,
     ResultTimeout,
     TaskCancelled,
@@ -29,7 +30,9 @@ _BY_STATE: dict[TaskState, type[TaskFailed]] = {
     TaskState.EXPIRED: TaskExpired,
     TaskState.CANCELLED: TaskCancelled,
 }
-_BY_CAUSE: dict[str, type[TaskFailed]] = {"WorkerLost": WorkerLost, "TimeLimitExceeded": TimeLimitExceeded}
+_BY_CAUSE: dict[str, type[TaskFailed]] = {
+    kind.__name__: kind for kind in (WorkerLost, TimeLimitExceeded, MemoryLimitExceeded)
+}
 
 
 class AsyncResult(Generic[R]):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
 
 import msgspec
 
@@ -15,16 +16,18 @@ from poolrt.app.loading import refuse_effects
 from poolrt.app.request import Request, current_request
 from poolrt.app.result import AsyncResult
 from poolrt.codec import PICKLE, encode_arguments, pickle
-from poolrt.errors import ConfigurationError
+from poolrt.errors import ConfigurationError, MemoryLimitExceeded, SoftTimeLimitExceeded, TimeLimitExceeded
 from poolrt.message import HIGHEST_PRIORITY, LOWEST_PRIORITY, MAX_ID_BYTES, Enqueue, Message, new_task_id
 from poolrt.script import main_script
-from poolrt.settings import parse_duration, parse_size
+from poolrt.settings import format_duration, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from poolrt.app.app import App
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+log = logging.getLogger("poolrt.app")
 
 _CHUNK = 1000
 """Calls in one transaction of enqueue_many: long enough to spread its cost, short enough not to hold up others."""
@@ -48,12 +51,14 @@ class TaskOptions:
     priority: int = 0
     expires: float | None = None
     bind: bool = False
+    acks_late: bool = True
+    """False: if its child dies while running it, it has failed with WorkerLost, and is not run again."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant; raises ConfigurationError."""
         check_priority(self.priority)
         check_queue(self.queue)
-        for name in ("ignore_result", "bind"):
+        for name in ("ignore_result", "bind", "acks_late"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigurationError(f"{name} is True or False, not {getattr(self, name)!r}")
         if type(self.max_retries) is not int:
@@ -185,6 +190,9 @@ class Task(Generic[P, R]):
         queue: str | None = None,
         priority: int | None = None,
         expires: float | str | datetime | None = None,
+        time_limit: float | str | None = None,
+        soft_time_limit: float | str | None = None,
+        memory_limit: str | None = None,
         task_id: str | None = None,
     ) -> AsyncResult[R]:
         """Enqueue a call with options.
@@ -197,6 +205,9 @@ class Task(Generic[P, R]):
             queue: the queue, instead of the task's own.
             priority: 0 to 9; 9 runs first.
             expires: do not start it after so many seconds, or after this aware datetime; it then ends as ``expired``.
+            time_limit: kill this call when it runs longer, instead of the task's own limit.
+            soft_time_limit: raise SoftTimeLimitExceeded in this call when it runs longer.
+            memory_limit: kill this call when its child grows above this size, such as ``"512MiB"``.
             task_id: its id; a call whose id is known already is not enqueued again.
 
         Raises:
@@ -226,8 +237,22 @@ class Task(Generic[P, R]):
         message = self._message(
             args, kwargs or {}, now=now, eta=when, queue=queue, priority=priority, expires=until, task_id=task_id
         )
+        if time_limit is not None or soft_time_limit is not None or memory_limit is not None:
+            message = self._limited(message, time_limit, soft_time_limit, memory_limit)
         self.app.broker.enqueue([Enqueue.of(message)])
         return AsyncResult(message.id, self.app.broker, ignored=message.ignore_result)
+
+    def _limited(
+        self, message: Message, time_limit: float | str | None, soft_time_limit: float | str | None,
+        memory_limit: str | None,
+    ) -> Message:  # fmt: skip
+        """The message with the limits of this call."""
+        hard = message.time_limit if time_limit is None else parse_duration(time_limit)
+        soft = message.soft_time_limit if soft_time_limit is None else parse_duration(soft_time_limit)
+        memory = message.memory_limit if memory_limit is None else parse_size(memory_limit)
+        if warning := soft_not_below_hard(soft, hard):
+            log.warning("a call of %s: %s", self.name, warning)
+        return msgspec.structs.replace(message, time_limit=hard, soft_time_limit=soft, memory_limit=memory)
 
     def enqueue_many(self, calls: Iterable[Sequence[Any]]) -> list[AsyncResult[R]]:
         """Enqueue one call for each tuple of positional arguments, a thousand in a transaction.
@@ -289,9 +314,20 @@ class Task(Generic[P, R]):
             time_limit=options.time_limit,
             soft_time_limit=options.soft_time_limit,
             memory_limit=options.memory_limit,
+            acks_late=options.acks_late,
             function=function,
             function_codec=PICKLE if function else "",
         )
+
+
+def soft_not_below_hard(soft: float | None, hard: float | None) -> str:
+    """What is wrong with a soft limit that can never come before the hard one, or an empty text."""
+    if soft and hard and soft >= hard:
+        return (
+            f"soft_time_limit {format_duration(soft)} is not below time_limit {format_duration(hard)}: "
+            "the task is killed without SoftTimeLimitExceeded"
+        )
+    return ""
 
 
 def check_task_id(task_id: str) -> None:
@@ -300,9 +336,16 @@ def check_task_id(task_id: str) -> None:
         raise ConfigurationError(f"task_id {task_id!r}: use 1 to {MAX_ID_BYTES} printable bytes")
 
 
+LIMITS: Final[dict[str, type[BaseException]]] = {
+    kind.__name__: kind for kind in (SoftTimeLimitExceeded, TimeLimitExceeded, MemoryLimitExceeded)
+}
+"""Our own kills by name. They are tried again only where ``retry_for`` names them: not by ``retry_for=Exception``."""
+
+
 def retry_of(message: Message, options: TaskOptions, kind: type[BaseException], now: float) -> Message | None:
     """The next attempt of a request that ended with ``kind``, or None when it is not to be tried again."""
-    if not issubclass(kind, options.retry_for) or message.attempt > options.max_retries:
+    named = kind in options.retry_for if kind.__name__ in LIMITS else issubclass(kind, options.retry_for)
+    if not named or message.attempt > options.max_retries:
         return None
     delay = retry_delay(options, message.attempt)
     return msgspec.structs.replace(message, attempt=message.attempt + 1, eta=now + delay)

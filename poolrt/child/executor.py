@@ -1,7 +1,8 @@
 """From a Delivery to its Outcome: decode, run the user's function, encode what came of it.
 
 Nothing a task does leaves this module as an exception: whatever it raises, SystemExit and KeyboardInterrupt
-included, becomes its Outcome. The broker is not touched here.
+included, becomes its Outcome. The broker is not touched here. Only user code is inside the interrupter's window:
+neither unpickling a call nor encoding its result can be cut in half by a soft limit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import msgspec
 from poolrt.app.request import Request, enter
 from poolrt.app.task import Task, TaskOptions, retry_of
 from poolrt.codec import PICKLE, decode, encode_value, pickle
-from poolrt.errors import DecodingError, EncodingError
+from poolrt.errors import DecodingError, EncodingError, SoftTimeLimitExceeded, TaskInterrupted
+from poolrt.hygiene.memory import LOOK_EVERY_NS
 from poolrt.message import (
     Delivery,
     Enqueue,
@@ -32,13 +34,17 @@ from poolrt.message import (
     encodable,
     encode_record,
 )
-from poolrt.states import TaskState
+from poolrt.posix.memory import ResidentSize, own_peak
+from poolrt.settings import format_duration, format_size
+from poolrt.states import Activity, Interruption, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from poolrt.app.app import App
     from poolrt.board import RowWriter
+    from poolrt.child.interruption import Interrupter
+    from poolrt.settings import Settings
 
 log = logging.getLogger("poolrt.child")
 
@@ -54,6 +60,8 @@ _DEAD_TTL = 7 * 86_400.0
 """Seconds a given-up message is kept for an operator."""
 _ENDLESS = 1e9
 """A time limit of 30 years is none, and does not fit the board."""
+_NO_MEMORY_LIMIT = 1 << 60
+_INTERRUPTED = {Interruption.SOFT_LIMIT: "soft time limit", Interruption.STOP: "interrupted by the stop of the node"}
 
 
 class Execution:
@@ -61,14 +69,18 @@ class Execution:
 
     Attributes:
         task: None for a function that travels by value: it is unpickled only when it runs.
+        memory_limit: bytes; 0 is none.
     """
 
-    __slots__ = ("delivery", "message", "task")
+    __slots__ = ("delivery", "memory_limit", "message", "task")
 
-    def __init__(self, delivery: Delivery, message: Message, task: Task[Any, Any] | None) -> None:
+    def __init__(
+        self, delivery: Delivery, message: Message, task: Task[Any, Any] | None, memory_limit: int
+    ) -> None:  # fmt: skip
         self.delivery = delivery
         self.message = message
         self.task = task
+        self.memory_limit = memory_limit
 
 
 class Executor:
@@ -80,13 +92,19 @@ class Executor:
     """
 
     def __init__(
-        self, app: App, owner: Owner, row: RowWriter, default_time_limit: float, poke: Callable[[], None]
-    ) -> None:
+        self, app: App, owner: Owner, row: RowWriter, settings: Settings, interrupter: Interrupter,
+        resident: ResidentSize, poke: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._app = app
         self._owner = str(owner)
         self._row = row
         self._trusted = app.broker.trusted
-        self._time_limit = default_time_limit
+        self._time_limit = settings.time_limit
+        self._soft_time_limit = settings.soft_time_limit
+        self._memory_limit = settings.memory_limit
+        self._interrupter = interrupter
+        self._resident = resident
+        self._birth_rss = resident.read()
         self._poke = poke
         self._loop: asyncio.AbstractEventLoop | None = None
         self.tainted = ""
@@ -116,20 +134,39 @@ class Executor:
             return self._ended(
                 delivery, message, TaskState.EXPIRED, "Expired", f"expired {late:.1f} s before it could start"
             )
-        return Execution(delivery, message, task)
+        memory_limit = message.memory_limit or self._memory_limit
+        if not 0 <= memory_limit < _NO_MEMORY_LIMIT:
+            memory_limit = 0
+        if memory_limit and memory_limit <= self._birth_rss:
+            text = (
+                f"its limit of {format_size(memory_limit)} is less than the {format_size(self._birth_rss)} that a "
+                "child has before its first task"
+            )
+            return self._ended(delivery, message, TaskState.FAILED, "MemoryLimitExceeded", text)
+        return Execution(delivery, message, task, memory_limit)
 
-    def run(self, execution: Execution) -> Outcome:
+    def has_outgrown(self, execution: Execution) -> bool:
+        """Whether earlier tasks left so much in this child that the limit of this one would blame it for theirs."""
+        room = execution.memory_limit - self._birth_rss
+        return (self._resident.read() - self._birth_rss) * 2 > room
+
+    def run(self, execution: Execution) -> Outcome | None:
         """Run it and say what must happen; the board row names it for exactly as long as user code runs.
 
         Unpickling is user code too: a message that kills whoever reads it is counted like any other crash.
+        None: the task was interrupted because the node stops; its delivery is to be put back.
         """
         delivery, message = execution.delivery, execution.message
-        limit = message.time_limit or self._time_limit
         started = time.monotonic_ns()
-        deadline = started + int(limit * 1e9) if 0 < limit < _ENDLESS else 0
-        self._row.run(delivery.n, delivery.i, message.id.encode(), _name_bytes(execution), started, deadline, 0)
-        if deadline and deadline < self._row.next_wake:
-            self._poke()
+        hard, soft = self._deadlines(message, started)
+        memory = execution.memory_limit
+        self._row.run(
+            delivery.n, delivery.i, message.id.encode(), _name_bytes(execution), started, hard, soft, memory
+        )  # fmt: skip
+        if hard or soft or memory:
+            first = soft or hard or started + LOOK_EVERY_NS
+            if (min(first, started + LOOK_EVERY_NS) if memory else first) < self._row.next_wake:
+                self._poke()
         enter(
             Request(message.id, message.task, message.queue, message.attempt, delivery.lost, message.priority,
                     message.headers or {}, self._owner, f"{self._owner}/{delivery.n}.{delivery.i}")
@@ -138,10 +175,22 @@ class Executor:
             outcome = self._run(execution, started)
         finally:
             enter(None)
-        self._row.ended(failed=outcome.state is TaskState.FAILED)
+        if outcome is None:
+            self._row.activity(Activity.COMMIT)
+        else:
+            self._row.ended(failed=outcome.state is TaskState.FAILED)
         return outcome
 
-    def _run(self, execution: Execution, started: int) -> Outcome:
+    def _deadlines(self, message: Message, started: int) -> tuple[int, int]:
+        """Hard and soft deadline, CLOCK_MONOTONIC ns; 0 is none, and so is a soft limit not below the hard one."""
+        limit = message.time_limit or self._time_limit
+        soft = message.soft_time_limit or self._soft_time_limit
+        hard = started + int(limit * 1e9) if 0 < limit < _ENDLESS else 0
+        if not 0 < soft < _ENDLESS or (hard and soft >= limit):
+            return hard, 0
+        return hard, started + int(soft * 1e9)
+
+    def _run(self, execution: Execution, started: int) -> Outcome | None:
         delivery, message = execution.delivery, execution.message
         try:
             task = execution.task or self._task_by_value(message)
@@ -151,14 +200,28 @@ class Executor:
             if not isinstance(error, DecodingError):
                 self.tainted = f"{type(error).__name__} while reading a call of {message.task}"
             return self._ended(delivery, message, TaskState.DEAD, "DecodingError", _text_of(error))
+        interrupter = self._interrupter
         try:
-            value = task.function(task, *args, **kwargs) if task.options.bind else task.function(*args, **kwargs)
-            if inspect.iscoroutine(value):
-                value = self._run_async(value)
+            interrupter.open()
+            try:
+                value = task.function(task, *args, **kwargs) if task.options.bind else task.function(*args, **kwargs)
+                if inspect.iscoroutine(value):
+                    value = self._run_async(value)
+            finally:
+                interrupter.close()
             self.runtime = (time.monotonic_ns() - started) / 1e9
+            if interrupter.raised is not None:
+                self.tainted = f"{_INTERRUPTED[interrupter.raised]} in {message.task}"
             return self._succeeded(delivery, message, value)
         except BaseException as error:  # noqa: BLE001  see the module's docstring
             self.runtime = (time.monotonic_ns() - started) / 1e9
+            if interrupter.raised is not None:
+                self.tainted = f"{_INTERRUPTED[interrupter.raised]} in {message.task}"
+                if isinstance(error, TaskInterrupted):
+                    return None
+                if isinstance(error, SoftTimeLimitExceeded) and not error.args:
+                    soft = format_duration(message.soft_time_limit or self._soft_time_limit)
+                    error.args = (f"ran {self.runtime:.2f} s, its soft limit is {soft}",)
             return self._raised(delivery, message, task.options, error)
 
     def _arguments(self, message: Message) -> tuple[Sequence[Any], Mapping[str, Any]]:
@@ -176,7 +239,18 @@ class Executor:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
-        return self._loop.run_until_complete(coroutine)
+        main = self._loop.create_task(coroutine)
+        self._interrupter.entering_loop(self._loop, main)
+        try:
+            return self._loop.run_until_complete(main)
+        except asyncio.CancelledError:
+            cancelled = self._interrupter.cancelled
+            if cancelled is None:
+                raise  # the task's own doing
+            kind = SoftTimeLimitExceeded if cancelled is Interruption.SOFT_LIMIT else TaskInterrupted
+            raise kind from None
+        finally:
+            self._interrupter.leaving_loop()
 
     def close(self) -> None:
         """Close the loop of the async tasks, if there was one."""
@@ -266,7 +340,7 @@ class Executor:
         info = ErrorInfo(encodable(kind), encodable(text), encodable(trace), exception, codec)
         record = Record(
             state, message.task, time.time(), error=info, runtime=runtime, attempt=message.attempt,
-            lost=delivery.lost, owner=self._owner, envelope=_bytes_of(delivery.envelope),
+            lost=delivery.lost, owner=self._owner, envelope=_bytes_of(delivery.envelope), peak_memory=own_peak(),
         )  # fmt: skip
         if state is TaskState.DEAD:
             log.error("task %s#%s is dead: %s: %s", message.task, message.id, kind, text)

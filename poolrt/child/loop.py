@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from poolrt.board import RowWriter
     from poolrt.brokers.base import Broker
+    from poolrt.child.audit import Audit
     from poolrt.child.executor import Execution, Executor
     from poolrt.child.lifeline import Lifeline
     from poolrt.message import Delivery
@@ -99,9 +100,12 @@ class Loop:
     Invariant: everything reserved is in ``_held``, in ``_outcomes``, or is being run.
     """
 
-    def __init__(self, broker: Broker, executor: Executor, row: RowWriter, lifeline: Lifeline, max_tasks: int) -> None:
+    def __init__(
+        self, broker: Broker, executor: Executor, audit: Audit, row: RowWriter, lifeline: Lifeline, max_tasks: int
+    ) -> None:
         self._broker = broker
         self._executor = executor
+        self._audit = audit
         self._row = row
         self._lifeline = lifeline
         self._max_tasks = max_tasks
@@ -111,6 +115,8 @@ class Loop:
         self._oldest = 0
         self._reserves = 0
         self._woken = False
+        self._leave_for = ""
+        self._culprit = ""
 
     def run(self) -> None:
         """Work until there is a reason to leave; returns with nothing held.
@@ -118,22 +124,39 @@ class Loop:
         Raises:
             Fenced: the broker does not know this child any more; what it held is someone else's.
         """
-        self._stand_by()
         while not (reason := self._reason_to_leave()):
-            if not self._held:
+            if self._row.order == Order.STANDBY:
+                self._stand_by()
+            elif not self._held:
                 self._commit(self._room())
                 if not self._held and not self._outcomes:
                     self._idle()
-                continue
-            execution = self._held.popleft()
-            if self._outcomes and self._is_late(execution):
-                self._commit(0)
-            outcome = self._executor.run(execution)
-            self._pace.learn(execution.message.task, self._executor.runtime)
-            self._collect(outcome)
+            else:
+                self._run_next()
         self._leave(reason)
 
+    def _run_next(self) -> None:
+        """Run one of what is held, and look at what it left."""
+        execution = self._held.popleft()
+        if self._outcomes and self._is_late(execution):
+            self._commit(0)
+        if execution.memory_limit and self._row.done and self._executor.has_outgrown(execution):
+            self._held.appendleft(execution)
+            self._leave_for = f"memory of earlier tasks: too much for the memory_limit of {execution.message.task}"
+            return
+        outcome = self._executor.run(execution)
+        if outcome is None:  # interrupted, because the node stops
+            self._held.appendleft(execution)
+            return
+        task = execution.message.task
+        self._pace.learn(task, self._executor.runtime)
+        self._collect(outcome)
+        if reason := self._audit.after(task):
+            self._leave_for, self._culprit = reason, task
+
     def _stand_by(self) -> None:
+        """Hold nothing and take nothing until there is another order: a standby's beginning, or a quiet node."""
+        self._put_back()
         while self._row.order == Order.STANDBY and not self._lifeline.cut:
             self._row.activity(Activity.STANDBY)
             self._lifeline.wait_for_order()
@@ -147,6 +170,8 @@ class Loop:
             return "retired"
         if self._executor.tainted:
             return f"tainted: {self._executor.tainted}"
+        if self._leave_for:
+            return self._leave_for
         if self._max_tasks and self._row.done >= self._max_tasks:
             return "max_tasks_per_child"
         return "supervisor gone" if self._lifeline.cut else ""
@@ -239,8 +264,13 @@ class Loop:
 
     def _leave(self, reason: str) -> None:
         """Say so, so that a successor takes the place now; then put back what is held and settle the rest."""
-        self._lifeline.send(Leaving(reason, self._row.done))
+        self._lifeline.send(Leaving(reason, self._row.done, self._culprit))
         self._row.activity(Activity.LEAVE)
+        self._put_back()
+        self._row.activity(Activity.LEAVE)
+
+    def _put_back(self) -> None:
+        """Settle what is finished, release what is held."""
         held = [execution.delivery for execution in self._held]
         self._held.clear()
         if self._outcomes:
@@ -248,4 +278,3 @@ class Loop:
         if held:  # refused or not: the steward puts back what a child that is gone still held
             self._unless_refused(lambda: self._broker.release(held))
         self._row.held(0)
-        self._row.activity(Activity.LEAVE)

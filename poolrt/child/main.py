@@ -20,14 +20,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from poolrt.child.audit import Audit
 from poolrt.child.executor import Executor
+from poolrt.child.interruption import Interrupter
 from poolrt.child.lifeline import Lifeline
 from poolrt.child.loop import Loop
 from poolrt.errors import BrokerCorrupt, Fenced
+from poolrt.events import Event, EventKind
 from poolrt.message import Owner
-from poolrt.notice import BootFailed, Poke, Up, shorten
+from poolrt.notice import BootFailed, Happened, Poke, Up, shorten
+from poolrt.posix.memory import ResidentSize
 from poolrt.posix.prctl import ParentGone, become_subreaper, die_with_parent, set_process_title
 from poolrt.posix.signals import ignore_with_noop_handlers
+from poolrt.posix.stacks import write_stacks_to
+from poolrt.settings import Settings
 from poolrt.states import EX_BOOT_FAILED, EX_FENCED, EX_STORE_GONE, Activity
 
 if TYPE_CHECKING:
@@ -58,7 +64,7 @@ class Place(msgspec.Struct, frozen=True):
     parent: int
     """The template's pid."""
     max_tasks: int
-    time_limit: float
+    settings: Settings
 
     @property
     def owner(self) -> Owner:
@@ -66,7 +72,7 @@ class Place(msgspec.Struct, frozen=True):
         return Owner(self.incarnation, self.slot, self.generation)
 
 
-def settle_in(place: Place, title: str) -> None:
+def settle_in(place: Place, title: str, stacks: int) -> None:
     """What every process the template forks does first; ends the process when the template is gone already.
 
     Its own process group, and handlers that do nothing, keep a terminal's ^C and systemd's TERM to the whole
@@ -81,6 +87,7 @@ def settle_in(place: Place, title: str) -> None:
     signal.set_wakeup_fd(-1)
     ignore_with_noop_handlers(ABSORBED)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    write_stacks_to(stacks)
     set_process_title(title)
     gc.enable()
     _reseed()
@@ -94,10 +101,10 @@ def _reseed() -> None:
             numpy.random.seed()
 
 
-def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.socket) -> int:
+def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.socket, stacks: int) -> int:
     """The child's main; returns its exit code."""
     began = time.monotonic()
-    settle_in(place, f"poolrt:{place.slot}.{place.generation}")
+    settle_in(place, f"poolrt:{place.slot}.{place.generation}", stacks)
     row = board.writer(place.slot)
     row.boot(os.getpid())
     lifeline = Lifeline(sock, wake)
@@ -108,10 +115,20 @@ def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.
     except BaseException:  # noqa: BLE001  a user's hook can raise anything, SystemExit included
         lifeline.send(BootFailed(shorten(traceback.format_exc())))
         return EX_BOOT_FAILED
-    executor = Executor(app, place.owner, row, place.time_limit, lambda: lifeline.send(Poke()))
-    lifeline.send(Up(time.monotonic() - began))
+    interrupter = Interrupter(row)
+    interrupter.install()
+    resident = ResidentSize(os.getpid())
+    settings = place.settings
+    executor = Executor(app, place.owner, row, settings, interrupter, resident, lambda: lifeline.send(Poke()))
+
+    def warn(task: str, text: str) -> None:
+        where = (place.node, place.slot, place.generation, os.getpid())
+        lifeline.send(Happened(Event(EventKind.WARNING, time.time(), *where, task=task, cause=text)))
+
+    audit = Audit(settings, row, resident, warn)
+    lifeline.send(Up(time.monotonic() - began, resident.read()))
     try:
-        Loop(app.broker, executor, row, lifeline, place.max_tasks).run()
+        Loop(app.broker, executor, audit, row, lifeline, place.max_tasks).run()
     except Fenced as error:
         log.warning("child %s leaves: %s", place.owner, error)
         return EX_FENCED

@@ -23,6 +23,7 @@ from poolrt.version import VERSION
 COMMANDS: Final = {
     "serve": "poolrt.cli.serve:serve",
     "status": "poolrt.cli.status:status",
+    "top": "poolrt.cli.top:top",
     "demo": "poolrt.cli.demo.command:demo",
 }
 """Each command and where it lives, in the order of the help."""
@@ -35,8 +36,11 @@ KNOWN_ELSEWHERE: Final = {
     "inspect": "status",
     "info": "status",
     "ps": "status",
+    "events": "top",
+    "monitor": "top",
+    "watch": "top",
 }
-"""What other tools call the same thing: celery worker, rq info, docker ps."""
+"""What other tools call the same thing: celery worker, rq info, docker ps, celery events."""
 
 INTERRUPTED: Final = 130
 """128 + SIGINT, as shells and their users expect."""

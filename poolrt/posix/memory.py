@@ -1,4 +1,4 @@
-"""Give free memory back to the system, and read what the cgroup leaves of the machine.
+"""Read a process's memory cheaply, give free memory back, and read what the cgroup leaves of the machine.
 
 Facts that bite:
 
@@ -12,12 +12,53 @@ Facts that bite:
 
 import functools
 import os
+import resource
 import sys
 from collections.abc import Callable, Iterator
 
+from poolrt.posix.reaping import MAXRSS_UNIT
+
 _CGROUPS = "/sys/fs/cgroup"
 _OWN_GROUPS = "/proc/self/cgroup"
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _NO_LIMIT = 1 << 60  # version 1 writes "no limit" as a number near 2**63
+
+
+class ResidentSize:
+    """The resident size of one process, read through a kept descriptor: 1.7 us a reading, where opening costs 18.
+
+    Elsewhere than on Linux it is psutil's, much slower.
+    """
+
+    __slots__ = ("_fd", "_pid")
+
+    def __init__(self, pid: int) -> None:
+        """``pid`` must exist; raises ProcessLookupError or FileNotFoundError when it does not."""
+        self._pid = pid
+        self._fd = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC) if sys.platform == "linux" else -1
+
+    def read(self) -> int:
+        """Bytes, shared pages included; 0 once the process has ended."""
+        if self._fd < 0:
+            from poolrt.posix.psutil_readings import rss_bytes
+
+            return rss_bytes(self._pid) or 0
+        try:
+            fields = os.pread(self._fd, 128, 0).split(None, 2)
+        except ProcessLookupError:
+            return 0
+        return int(fields[1]) * _PAGE if len(fields) > 1 else 0
+
+    def close(self) -> None:
+        """Close the descriptor; safe to call twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def own_peak() -> int:
+    """The highest resident size this process has had, in bytes; after a fork it begins with the parent's."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 def release_free_memory() -> bool:

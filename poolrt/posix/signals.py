@@ -11,6 +11,7 @@ Facts that bite:
 - Blocked signals stay blocked over fork and exec; nothing here touches the mask.
 """
 
+import os
 import signal
 import socket
 from collections.abc import Iterable
@@ -96,6 +97,15 @@ def wakeup_socket() -> WakeupSocket:
         writer.close()
         raise
     return WakeupSocket(reader, writer)
+
+
+def has_controlling_terminal() -> bool:
+    """Whether this process was started from a terminal that is still its own."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError:
+        return False  # ENXIO: none
+    return True
 
 
 def signal_name(number: int) -> str:

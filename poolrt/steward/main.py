@@ -23,6 +23,7 @@ from poolrt.child.main import Place, settle_in
 from poolrt.errors import BrokerCorrupt, BrokerError
 from poolrt.events import Event
 from poolrt.notice import BootFailed, Bury, Happened, Reclaim, Settled, Status, Trouble, Up
+from poolrt.posix.processes import rss_bytes
 from poolrt.posix.unix_sockets import bind_datagram
 from poolrt.states import EX_BOOT_FAILED, Activity, Order
 from poolrt.steward.undertaking import Undertaker
@@ -58,19 +59,19 @@ class Steward:
         self._store_gone = False
         self._path = self._broker.node_directory() / f"{place.node}.steward"
 
-    def run(self, retire: Callable[[], bool]) -> None:
-        """Tick until ``retire()`` says so, then give back whatever the node still holds."""
+    def run(self, order: Callable[[], int]) -> None:
+        """Tick until the order is to retire; then give back whatever the node still holds. Or to hand over: then go."""
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
         doorbell = bind_datagram(self._path)
         try:
-            self._serve(retire, doorbell)
+            self._serve(order, doorbell)
         finally:
             doorbell.close()
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
 
-    def _serve(self, retire: Callable[[], bool], doorbell: socket.socket) -> None:
+    def _serve(self, order: Callable[[], int], doorbell: socket.socket) -> None:
         poll = select.poll()
         poll.register(self._lifeline.fileno(), select.POLLIN)
         poll.register(doorbell.fileno(), select.POLLIN)
@@ -82,7 +83,9 @@ class Steward:
                 self._attempt(self._tick)
             due = self._attempt(self._broker.promote)
             self._attempt(self._work_off)
-            if retire() and (self._store_gone or (not self._tickets and self._left())):
+            if order() == Order.HAND_OVER:
+                return  # what is not done yet is told to the next one
+            if order() == Order.RETIRE and (self._store_gone or (not self._tickets and self._left())):
                 return
             wait = max(0.0, next_tick - time.monotonic())
             if due is not None:
@@ -147,22 +150,22 @@ class Steward:
         self._lifeline.send(Happened(event))
 
 
-def run(app: App, place: Place, board: Board, sock: socket.socket, max_deliveries: int) -> int:
+def run(app: App, place: Place, board: Board, sock: socket.socket, stacks: int) -> int:
     """The steward's main; returns its exit code."""
     began = time.monotonic()
-    settle_in(place, "poolrt:steward")
+    settle_in(place, "poolrt:steward", stacks)
     row = board.writer(place.slot)
     row.boot(os.getpid())
     lifeline = Lifeline(sock, None)
-    steward = Steward(app, place, lifeline, max_deliveries)
+    steward = Steward(app, place, lifeline, place.settings.max_deliveries)
     try:
         app.broker.join(place.incarnation, place.node)
     except BrokerError as error:
         lifeline.send(BootFailed(f"{type(error).__name__}: {error}"))
         return EX_BOOT_FAILED
-    lifeline.send(Up(time.monotonic() - began))
+    lifeline.send(Up(time.monotonic() - began, rss_bytes(os.getpid()) or 0))
     row.activity(Activity.IDLE)
-    steward.run(lambda: row.order == Order.RETIRE)
+    steward.run(lambda: row.order)
     app.broker.close()
     return 0
 

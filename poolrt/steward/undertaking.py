@@ -11,9 +11,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from poolrt.app.task import retry_of
+from poolrt.app.task import LIMITS, retry_of
 from poolrt.board import Board, BoardDamaged
-from poolrt.errors import DecodingError, TimeLimitExceeded
+from poolrt.errors import DecodingError
 from poolrt.events import Event, EventKind
 from poolrt.message import (
     Delivery,
@@ -113,11 +113,14 @@ class Undertaker:
         lost = delivery.lost + 1
         if command is not None and command.verdict == "failed":
             self._tell(EventKind.TASK_FAILED, owner, message, cause, {"runtime": command.runtime})
-            return self._limited(delivery, message, owner, cause, command.runtime)
+            return self._limited(delivery, message, owner, command)
+        if not message.acks_late:
+            self._tell(EventKind.TASK_FAILED, owner, message, cause, {})
+            return self._ended(delivery, message, owner, TaskState.FAILED, "WorkerLost", cause, lost, command)
         if lost >= self._max_deliveries:
             text = f"its child died {lost} times while running it; last: {cause}"
             self._tell(EventKind.TASK_DEAD, owner, message, text, {"deliveries": lost})
-            return self._ended(delivery, message, owner, TaskState.DEAD, "WorkerLost", text, lost, 0.0)
+            return self._ended(delivery, message, owner, TaskState.DEAD, "WorkerLost", text, lost, command)
         delay = min(_FIRST_BACKOFF * 2.0 ** (lost - 1), _MAX_BACKOFF)
         self._tell(
             EventKind.TASK_REQUEUED, owner, message, cause,
@@ -125,23 +128,27 @@ class Undertaker:
         )  # fmt: skip
         return Requeue(delivery, delay)
 
-    def _limited(self, delivery: Delivery, message: Message, owner: Owner, cause: str, runtime: float) -> Outcome:
+    def _limited(self, delivery: Delivery, message: Message, owner: Owner, command: Bury) -> Outcome:
         """A limit ended the task: failed, or tried again where its ``retry_for`` names the limit's error."""
-        kind, _, text = cause.partition(": ")
+        kind, _, text = command.cause.partition(": ")
         task = self._tasks.get(message.task)
-        if task is not None and kind == TimeLimitExceeded.__name__:
-            again = retry_of(message, task.options, TimeLimitExceeded, time.time())
+        if task is not None and kind in LIMITS:
+            again = retry_of(message, task.options, LIMITS[kind], time.time())
             if again is not None:
                 return Outcome(delivery, None, follow_ups=(Enqueue.of(again),))
-        return self._ended(delivery, message, owner, TaskState.FAILED, kind, text, delivery.lost, runtime)
+        return self._ended(delivery, message, owner, TaskState.FAILED, kind, text, delivery.lost, command)
 
     def _ended(
         self, delivery: Delivery, message: Message, owner: Owner, state: TaskState, kind: str, text: str,
-        lost: int, runtime: float,
+        lost: int, command: Bury | None,
     ) -> Outcome:  # fmt: skip
+        """The Outcome with all that is known of the child's end; ``command`` None: its whole node died."""
+        runtime, status, peak, stack = 0.0, None, 0, ""
+        if command is not None:
+            runtime, status, peak, stack = command.runtime, command.status, command.peak_rss, command.stack
         record = Record(
             state, message.task, time.time(), error=ErrorInfo(kind, text), runtime=runtime, attempt=message.attempt,
-            lost=lost, owner=str(owner), envelope=delivery.envelope,
+            lost=lost, owner=str(owner), envelope=delivery.envelope, status=status, peak_memory=peak, stack=stack,
         )  # fmt: skip
         ttl = message.result_ttl if state is TaskState.FAILED and message.result_ttl is not None else _DEAD_TTL
         return Outcome(delivery, state, encode_record(record), ttl)

@@ -1,40 +1,115 @@
-"""Board against limits: which children must be killed, and when to look again. Pure."""
+"""Board against limits: which children must be killed or interrupted, and when to look again. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from poolrt.board import Row
-from poolrt.settings import format_duration
-from poolrt.states import Activity
+from poolrt.hygiene.memory import look_after
+from poolrt.settings import format_duration, format_size
+from poolrt.states import Activity, Interruption
 from poolrt.supervisor.lifecycle import Child
 
+STAGES_NS: Final = (0, 100_000_000, 1_000_000_000)
+"""An interruption is signalled at these times after it is due, and then once a second: each time the child takes less
+care where it raises (poolrt.child.interruption)."""
+STACKS_NS: Final = 100_000_000
+"""How long a task over its time limit may take to write its stacks, before it is killed."""
+STACKS_OF_A_HOG_NS: Final = 3_000_000
+"""The same for one over its memory limit, which can fill 5 MiB meanwhile."""
 
-class Condemned(NamedTuple):
+
+class Look(NamedTuple):
+    """One child as it was seen."""
+
+    child: Child
+    row: Row
+    word: int
+    """The row's word, of that same reading."""
+    rss: int
+    """Resident bytes; 0 where its task has no memory limit."""
+
+
+class Kill(NamedTuple):
     """A child over a limit; to be killed only if its word still is ``word`` while it is stopped."""
 
     child: Child
     word: int
     cause: str
+    patience: int
+    """Nanoseconds that its stacks may be waited for."""
 
 
-def judge(rows: Iterable[tuple[Child, Row, int]], now: int, latest: int) -> tuple[list[Condemned], int]:
-    """Children over their hard limit, and when to look next.
+class Interrupt(NamedTuple):
+    """A child whose run ``sequence`` is to be interrupted from inside."""
+
+    child: Child
+    sequence: int
+    reason: Interruption
+
+
+class Judgement(NamedTuple):
+    """What to do, and when to look next (CLOCK_MONOTONIC ns)."""
+
+    kills: list[Kill]
+    interrupts: list[Interrupt]
+    wake: int
+
+
+def judge(looks: Iterable[Look], now: int, latest: int) -> Judgement:
+    """Judge each child that runs a task.
 
     Args:
-        rows: each living child with its row and the row's word.
+        looks: each living child as it was seen.
         now: CLOCK_MONOTONIC ns.
         latest: when to look again at the latest, CLOCK_MONOTONIC ns.
     """
-    condemned: list[Condemned] = []
-    for child, row, word in rows:
-        if row.activity is not Activity.RUN or not row.hard_deadline:
+    kills: list[Kill] = []
+    interrupts: list[Interrupt] = []
+    for child, row, word, rss in looks:
+        if row.activity is not Activity.RUN:
             continue
-        if now >= row.hard_deadline:
+        if row.hard_deadline and now >= row.hard_deadline:
             limit = format_duration(round((row.hard_deadline - row.started) / 1e9, 3))
             ran = (now - row.started) / 1e9
-            condemned.append(Condemned(child, word, f"TimeLimitExceeded: ran {ran:.2f} s, its limit is {limit}"))
-        else:
+            kills.append(Kill(child, word, f"TimeLimitExceeded: ran {ran:.2f} s, its limit is {limit}", STACKS_NS))
+            continue
+        if row.hard_deadline:
             latest = min(latest, row.hard_deadline)
-    return condemned, latest
+        if row.memory_limit:
+            if rss > row.memory_limit:
+                cause = (
+                    f"MemoryLimitExceeded: its child has {format_size(rss)}, its limit is "
+                    f"{format_size(row.memory_limit)}"
+                )
+                kills.append(Kill(child, word, cause, STACKS_OF_A_HOG_NS))
+                continue
+            latest = min(latest, now + look_after(row.memory_limit - rss))
+        due, reason = _interruption(child, row)
+        if due and now >= due:
+            interrupts.append(Interrupt(child, row.sequence, reason))
+            due += _stage(_signals(child, row) + 1) - _stage(_signals(child, row))
+        if due:
+            latest = min(latest, max(due, now + 1))
+    return Judgement(kills, interrupts, latest)
+
+
+def _interruption(child: Child, row: Row) -> tuple[int, Interruption]:
+    """When the run is to be signalled next, and why; 0 for never."""
+    if child.stop_since:
+        return max(child.stop_since, row.started) + _stage(_signals(child, row)), Interruption.STOP
+    if row.soft_deadline:
+        return row.soft_deadline + _stage(_signals(child, row)), Interruption.SOFT_LIMIT
+    return 0, Interruption.SOFT_LIMIT
+
+
+def _signals(child: Child, row: Row) -> int:
+    """How often this run was signalled."""
+    sequence, count = child.signalled
+    return count if sequence == row.sequence else 0
+
+
+def _stage(number: int) -> int:
+    last = len(STAGES_NS) - 1
+    return STAGES_NS[number] if number <= last else STAGES_NS[last] + (number - last) * 1_000_000_000

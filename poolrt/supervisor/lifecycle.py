@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from poolrt.posix.memory import ResidentSize
 from poolrt.states import ChildState, ImpossibleMove, may_move
 
 log = logging.getLogger("poolrt.supervisor")
@@ -17,18 +18,38 @@ STRICT: Final = "POOLRT_STRICT" in os.environ
 CHILD: Final = "child"
 STEWARD: Final = "steward"
 
+SCALED_DOWN: Final = "scaled down"
+STOPPING: Final = "stopping"
+"""Reasons to leave after which nobody takes the place."""
+
+if TYPE_CHECKING:
+    from poolrt.supervisor.template_process import TemplateProcess
+
+
+class Asked(NamedTuple):
+    """That a child over a limit was asked for its stacks."""
+
+    word: int
+    """The word of its row then."""
+    at: int
+    """CLOCK_MONOTONIC ns."""
+    size: int
+    """Bytes written when it was looked at last."""
+
 
 class Child:
     """A process the template was asked for. Invariant: ``state`` changes by ``move`` alone."""
 
     __slots__ = (
-        "cause", "died_at", "generation", "hung", "leave_reason", "lifeline", "max_tasks", "pid", "pidfd",
-        "requested_at", "role", "slot", "standby", "state", "up_at", "verdict",
+        "asked", "birth_rss", "cause", "culprit", "died_at", "generation", "hung", "leave_reason", "lifeline",
+        "max_tasks", "pid", "pidfd", "replaces", "requested_at", "resident", "role", "signalled", "slot", "stacks_fd",
+        "standby", "state", "stop_since", "template", "up_at", "verdict",
     )  # fmt: skip
 
     def __init__(
-        self, slot: int, generation: int, role: str, now: float, *, standby: bool = False, max_tasks: int = 0
-    ) -> None:
+        self, slot: int, generation: int, role: str, now: float, *, standby: bool = False, max_tasks: int = 0,
+        template: TemplateProcess | None = None,
+    ) -> None:  # fmt: skip
         self.slot = slot
         self.generation = generation
         self.role = role
@@ -39,10 +60,26 @@ class Child:
         self.up_at: float | None = None
         self.died_at = 0.0
         """When a tick first saw it dead and the template had not said so: a template that stands still says nothing."""
+        self.template = template
+        """Who forked it, or will."""
         self.pid = 0
         self.pidfd = -1
         self.lifeline: socket.socket | None = None
+        self.stacks_fd = -1
+        """Where it writes its stacks; see posix.stacks."""
+        self.resident: ResidentSize | None = None
+        self.birth_rss = 0
+        """Its resident size before its first task, in bytes: what it shares with the template, and little more."""
+        self.signalled = (0, 0)
+        """The run that was interrupted last, by its sequence number, and how often it was signalled."""
+        self.stop_since = 0
+        """CLOCK_MONOTONIC ns since when whatever it runs is to be interrupted, because the node stops; 0: it is not."""
+        self.asked: Asked | None = None
+        self.replaces = ""
+        """Why the child whose place it took has left."""
         self.leave_reason = ""
+        self.culprit = ""
+        """The task that is the reason why it leaves, where one is."""
         self.cause = ""
         """Why we condemned it."""
         self.hung = False
@@ -79,6 +116,12 @@ class Child:
 
     def close(self) -> None:
         """Close what the supervisor holds of it."""
+        if self.resident is not None:
+            self.resident.close()
+            self.resident = None
+        if self.stacks_fd >= 0:
+            os.close(self.stacks_fd)
+            self.stacks_fd = -1
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1

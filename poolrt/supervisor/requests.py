@@ -12,16 +12,16 @@ from poolrt.errors import ConfigurationError
 from poolrt.posix.processes import rss_bytes
 from poolrt.settings import parse_duration
 from poolrt.states import Activity
+from poolrt.supervisor import orders
 from poolrt.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from poolrt.board import Row
     from poolrt.supervisor.control_server import Client
     from poolrt.supervisor.lifecycle import Child
     from poolrt.supervisor.supervisor import Supervisor
-
-MAX_CHILDREN = 500
 
 
 def serve(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
@@ -54,22 +54,32 @@ def _drain(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> N
 
 def _scale(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
     wanted = request.get("n")
-    if not isinstance(wanted, int) or not 0 <= wanted <= MAX_CHILDREN:
-        raise ConfigurationError(f"scale takes a number of children from 0 to {MAX_CHILDREN}, not {wanted!r}")
-    if supervisor.pool is None or supervisor.state != "serving":
-        raise ConfigurationError(f"the node is {supervisor.state}: it cannot be scaled now")
-    supervisor.pool.wanted = wanted
-    supervisor.pool.reconcile()
+    if not isinstance(wanted, int):
+        raise ConfigurationError(f"scale takes a number of children, not {wanted!r}")
+    orders.scale(supervisor, wanted)
     client.answer({"concurrency": wanted})
 
 
 def _recycle(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
     slots = request.get("slots") or []
-    if supervisor.pool is None or supervisor.state != "serving":
-        raise ConfigurationError(f"the node is {supervisor.state}: nothing to recycle")
     if not (isinstance(slots, list) and all(isinstance(slot, int) for slot in slots)):
         raise ConfigurationError(f"recycle takes a list of slots, not {slots!r}")
-    client.answer({"recycling": supervisor.pool.recycle(slots)})
+    client.answer({"recycling": orders.recycle(supervisor, slots)})
+
+
+def _reload(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    orders.reload(supervisor)
+    client.answer({"state": "reloading"})
+
+
+def _quiet(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    orders.set_quiet(supervisor, quiet=True)
+    client.answer({"state": str(supervisor.state)})
+
+
+def _resume(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    orders.set_quiet(supervisor, quiet=False)
+    client.answer({"state": str(supervisor.state)})
 
 
 _HANDLERS: dict[str, Callable[[Supervisor, Client, dict[str, Any]], None]] = {
@@ -79,6 +89,9 @@ _HANDLERS: dict[str, Callable[[Supervisor, Client, dict[str, Any]], None]] = {
     "drain": _drain,
     "scale": _scale,
     "recycle": _recycle,
+    "reload": _reload,
+    "quiet": _quiet,
+    "resume": _resume,
 }
 
 
@@ -108,6 +121,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "steward": {"pid": steward.pid, "state": str(steward.state), "rss": rss_bytes(steward.pid)}
         if steward
         else None,
+        "memory": {"used": supervisor.memory.used, "budget": supervisor.memory.limit or None},
         "children": rows,
         "totals": totals,
         "queue": _queue(supervisor),
@@ -135,10 +149,20 @@ def _child(supervisor: Supervisor, child: Child) -> dict[str, Any]:
         "task": row.task if runs else "",
         "task_id": row.task_id if runs else "",
         "running_for": round((time.monotonic_ns() - row.started) / 1e9, 3) if runs else None,
+        "time_limit": _limit(row.hard_deadline, row) if runs else None,
+        "soft_time_limit": _limit(row.soft_deadline, row) if runs else None,
+        "memory_limit": (row.memory_limit if runs else 0) or supervisor.settings.max_memory_per_child or None,
         "held": row.held,
         "done": row.done,
         "failed": row.failed,
         "age": round(time.monotonic() - child.up_at, 3) if child.up_at is not None else None,
-        "rss": rss_bytes(child.pid) if child.pid else None,
+        "rss": child.resident.read() or None if child.resident is not None else None,
+        "fds": row.fds or None,
         "max_tasks": child.max_tasks,
+        "replaces": child.replaces,
     }
+
+
+def _limit(deadline: int, row: Row) -> float | None:
+    """A deadline of the running task as seconds from its start."""
+    return round((deadline - row.started) / 1e9, 3) if deadline else None

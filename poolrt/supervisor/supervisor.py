@@ -24,33 +24,34 @@ from pathlib import Path
 
 from poolrt import logs, notice
 from poolrt.control import socket_path
-from poolrt.errors import ExitCode, NodeNameTaken, PoolrtError
+from poolrt.errors import ConfigurationError, ExitCode, NodeNameTaken, PoolrtError
 from poolrt.events import Event, EventKind
 from poolrt.posix.prctl import become_subreaper
 from poolrt.posix.processes import kill_descendants
 from poolrt.posix.reaping import reap_any
-from poolrt.posix.signals import ignore_with_noop_handlers, wakeup_socket
+from poolrt.posix.signals import wakeup_socket
 from poolrt.posix.unix_sockets import AddressInUse
 from poolrt.settings import Settings
-from poolrt.states import ChildState, NodeState
-from poolrt.supervisor import requests
+from poolrt.states import NodeState
+from poolrt.supervisor import requests, signal_orders
+from poolrt.supervisor.boots import check_boots
 from poolrt.supervisor.control_server import Client, ControlServer, Gate
-from poolrt.supervisor.lifecycle import STEWARD, Child
+from poolrt.supervisor.drain import Drain
+from poolrt.supervisor.lifecycle import STEWARD, STOPPING, Child
 from poolrt.supervisor.lifelines import BrokerTrouble, Lifelines
+from poolrt.supervisor.memory_budget import MemoryBudget
 from poolrt.supervisor.node_files import NodeFiles
 from poolrt.supervisor.pool import Pool
 from poolrt.supervisor.reporter import Reporter, as_object
+from poolrt.supervisor.stack_log import StackLog
 from poolrt.supervisor.steward_keeper import StewardKeeper
 from poolrt.supervisor.template_keeper import MAX_IMPORTS, TemplateKeeper
+from poolrt.supervisor.template_process import TemplateProcess
 from poolrt.supervisor.watcher import Watcher
 
 log = logging.getLogger("poolrt.supervisor")
 
 _TICK = 1.0
-_ONE_STOP = 0.2
-"""Signals closer together are one wish: ``timeout`` and a terminal signal the process and its group."""
-_STEWARD_MAY_TAKE = 5.0
-"""Seconds the steward has, after the last child, to settle what is left."""
 
 
 class Supervisor:
@@ -79,8 +80,9 @@ class Supervisor:
         self.queue: notice.Status | None = None
         self.pool: Pool | None = None
         self._files: NodeFiles | None = None
-        self._grace_ends = float("inf")
-        self._draining_since = 0.0
+        self._drain = Drain()
+        self.memory = MemoryBudget(settings.pool_memory)
+        self.stack_log = StackLog()
         self._signals: list[int] = []
         self._next_tick = 0.0
         self._watcher = Watcher()
@@ -124,10 +126,7 @@ class Supervisor:
         """Be this process until the node has stopped: signal handlers, orphans and all; ``failure`` says why not OK."""
         become_subreaper()
         wakeup = wakeup_socket()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
-            if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGCHLD:  # nohup ignores HUP
-                signal.signal(number, self._record_signal)
-        ignore_with_noop_handlers((signal.SIGUSR1, signal.SIGUSR2))
+        signal_orders.install(self._record_signal)
         self._watcher.watch(wakeup.fileno(), wakeup.drain)
         try:
             self.start()
@@ -144,14 +143,14 @@ class Supervisor:
     def wait_time(self) -> float:
         """Seconds until ``step`` should run even if nothing happens; judges the rows to know it."""
         now = time.monotonic()
-        wakes = [self._next_tick - now, self._grace_ends - now]
+        wakes = [self._next_tick - now, self._drain.ends - now, self.stack_log.due - now]
         if self.pool is not None:
-            wakes.append((self.pool.judge() - time.monotonic_ns()) / 1e9)
+            wakes.append((self.pool.enforcer.enforce(self.pool.children) - time.monotonic_ns()) / 1e9)
             if pause := self.pool.next_start():
                 wakes.append(pause)
         if self.template.pause is not None:
             wakes.append(self.template.pause)
-        elif self.template.process is not None and not self.template.process.flush():
+        elif not self.template.flush():
             wakes.append(0.01)
         if self.control.flush():
             wakes.append(0.01)
@@ -161,34 +160,30 @@ class Supervisor:
         """One round: wait at most ``timeout`` seconds, dispatch what came, reconcile."""
         self._watcher.wait(timeout)
         while self._signals:
-            self._obey(self._signals.pop(0))
+            signal_orders.obey(self, self._signals.pop(0))
         self._advance()
+        self.stack_log.write_what_is_due()
         if time.monotonic() >= self._next_tick:
             self._next_tick = time.monotonic() + _TICK
             self._tick()
 
-    def _obey(self, number: int) -> None:
-        if number == signal.SIGCHLD:
-            _reap()
-        elif self.state is NodeState.DRAINING:
-            if time.monotonic() - self._draining_since < _ONE_STOP:
-                return
-            log.warning("second %s: stopping now", signal.Signals(number).name)
-            self._grace_ends = time.monotonic()
-        else:
-            self.drain(signal.Signals(number).name, 0.0 if number == signal.SIGQUIT else None)
+    @property
+    def serves(self) -> bool:
+        """Whether the node is neither starting nor ending."""
+        return self.state in (NodeState.SERVING, NodeState.QUIET)
 
     def _advance(self) -> None:
         """Whatever the state asks for next; safe to call at any time."""
-        if self.state in (NodeState.STARTING, NodeState.SERVING) and self.template.pause == 0:
+        if (self.serves or self.state is NodeState.STARTING) and self.template.pause == 0:
             self.template.start()
         if self.pool is None:
             return
         if self.state is NodeState.DRAINING:
-            self._advance_drain(self.pool)
+            if self._drain.advance(self.pool, failed=bool(self.failure)):
+                self.stop_now()
         elif self.pool.broken:
             self.give_up(ExitCode.RESTART_LIMIT if self.pool.worked else ExitCode.BOOT_FAILED, self.pool.broken)
-        elif self.state is NodeState.SERVING:
+        elif self.serves:
             self.pool.reconcile()
 
     def _tick(self) -> None:
@@ -197,11 +192,15 @@ class Supervisor:
         pool = self.pool
         if pool is None:
             return
-        if not pool.check_boots():
+        if not check_boots(pool, self.settings.boot_timeout):
             self.template.kill(f"it did not fork within {self.settings.boot_timeout:g} s")
         pool.replace_aged()
         pool.repeat_tickets()
         self._steward.check(pool)
+        self.template.end_former(lambda former: any(child.alive and child.template is former for child in pool))
+        fat = self.memory.over([child for child in pool if child.alive], self.template.pid)
+        if fat is not None:
+            pool.retire(*fat)
 
     # ---- the template
 
@@ -219,28 +218,36 @@ class Supervisor:
         elif isinstance(received, notice.Happened):
             self.reporter.report(received.event)
 
-    def _template_ready(self, ready: notice.Ready) -> None:
+    def _template_ready(self, ready: notice.Ready, template: TemplateProcess) -> None:
+        """An import succeeded: at the start, after a template was lost, or for a reload.
+
+        Raises:
+            ConfigurationError: a reload changed the broker.
+        """
+        directory = Path(ready.node_directory)
+        if self._files is not None and self._files.directory != directory:
+            raise ConfigurationError(f"it moves the app to {ready.broker}: restart the node for that")
         self.app, self.broker = ready.app, ready.broker
         for warning in ready.warnings:
             self.reporter.emit(EventKind.WARNING, cause=warning)
         try:
-            files = self._open_files(Path(ready.node_directory))
+            files = self._open_files(directory)
         except (PoolrtError, OSError) as error:
             self.give_up(getattr(error, "exit_code", ExitCode.BROKER_UNUSABLE), str(error))
             return
-        template = self.template.process
-        assert template is not None
         template.send(
             notice.NodeFiles(self.incarnation, self.node), (files.board_fd, files.lock.fd, files.wake.fileno())
         )
+        numbers = {"import_seconds": round(ready.import_seconds, 3)}
         if self.pool is None:
             self.pool = Pool(self.settings, files.board, template, self.reporter, self._lifelines)
             for incarnation, running in files.former.items():
                 self.pool.settle(partial(notice.Reclaim, incarnation=incarnation, running=running))
-            numbers = {"import_seconds": round(ready.import_seconds, 3)}
             self.reporter.emit(EventKind.NODE_STARTED, cause=f"app {self.app} on {self.broker}", numbers=numbers)
-        self.pool.template = template
-        self._steward.start(self.pool)
+        elif template is self.template.candidate:
+            self.reporter.emit(EventKind.NODE_RELOADED, cause="children move to the new code", numbers=numbers)
+        self.pool.move_to(template)
+        self._steward.check(self.pool)
 
     def _open_files(self, directory: Path) -> NodeFiles:
         if self._files is None:
@@ -250,20 +257,21 @@ class Supervisor:
                 self.reporter.emit(EventKind.LEFT_BEHIND, cause="an earlier start had left processes", numbers=numbers)
         return self._files
 
-    def _template_lost(self, pid: int) -> None:
+    def _template_lost(self, template: TemplateProcess) -> None:
         """Its children died with it (PDEATHSIG), and what they leave comes to us."""
         assert self.pool is not None
-        kill_descendants(os.getpid())
-        _reap()
-        self.reporter.emit(EventKind.TEMPLATE_LOST, pid=pid, cause="its children ended with it")
+        kill_descendants(os.getpid(), spare=self.template.pids)
+        self.reap()
+        self.reporter.emit(EventKind.TEMPLATE_LOST, pid=template.pid, cause="its children ended with it")
         for child in list(self.pool):
-            if child.alive:
+            if child.alive and child.template is template:
                 self._lifelines.read(child)
                 self.pool.ended(child, -signal.SIGKILL)
-        if self.state is NodeState.DRAINING:
-            self.stop_now()
-        else:
-            self.template.start()
+        if self.template.process is None:
+            if self.state is NodeState.DRAINING:
+                self.stop_now()
+            else:
+                self.template.start()
 
     # ---- children
 
@@ -279,7 +287,7 @@ class Supervisor:
             self.queue = received
             self._steward.heard()
         elif isinstance(received, notice.Poke):
-            self.pool.look_now()
+            self.pool.enforcer.look_now()
         elif isinstance(received, notice.Settled):
             command = self.pool.ticket_done(received.ticket)
             if isinstance(command, notice.Reclaim) and self._files is not None:
@@ -315,7 +323,7 @@ class Supervisor:
             self._lifelines.read(child)  # what it said before it died must not come after its death
             self._trouble.forget(child)
         self.pool.exited(exited)
-        if self.state is NodeState.SERVING:
+        if self.serves or (self.state is NodeState.DRAINING and not (self.pool.settled or self.failure)):
             self._steward.check(self.pool)  # without backoff: what the dead held waits for it
 
     # ---- stopping
@@ -326,32 +334,23 @@ class Supervisor:
         Called again with a shorter grace, it shortens the first one.
         """
         allowed = self.settings.graceful_timeout if grace is None else grace
-        self._grace_ends = min(self._grace_ends, time.monotonic() + allowed)
+        if self.state is not NodeState.STOPPED:
+            self._drain.begin(allowed)
         if self.state in (NodeState.DRAINING, NodeState.STOPPED):
             return
         self.state = NodeState.DRAINING
-        self._draining_since = time.monotonic()
         self.reporter.emit(EventKind.NODE_DRAINING, cause=why, numbers={"grace": allowed})
         if self.pool is None:
             self.stop_now()
         else:
-            self.pool.retire_all("stopping")
+            self.pool.retire_all(STOPPING)
 
-    def _advance_drain(self, pool: Pool) -> None:
-        now = time.monotonic()
-        if pool.children:
-            if now >= self._grace_ends:
-                self.exit_code = self.exit_code or ExitCode.FORCED_STOP
-                for child in pool.children:
-                    pool.condemn(child, "the grace was over; put back", "none")
-                self._grace_ends = now + _STEWARD_MAY_TAKE
-            return
-        steward = pool.steward
-        if steward is not None and steward.state is ChildState.UP and (pool.settled or self.failure):
-            pool.retire(steward, "stopping")
-            self._grace_ends = max(self._grace_ends, now + _STEWARD_MAY_TAKE)
-        if steward is None or now >= self._grace_ends:
-            self.stop_now()
+    def stop_by_signal(self, name: str, grace: float | None) -> None:
+        """A first signal drains; a second one ends the grace."""
+        if self.state is NodeState.DRAINING:
+            self._drain.again(name)
+        else:
+            self.drain(name, grace)
 
     def give_up(self, exit_code: ExitCode, why: str) -> None:
         """Stop for a reason that is an error."""
@@ -363,9 +362,11 @@ class Supervisor:
     def stop_now(self) -> None:
         """End the template and everything below it; the node has stopped."""
         clean = self.pool is not None and self.pool.settled and self.pool.steward is None
+        if self._drain.forced:
+            self.exit_code = self.exit_code or ExitCode.FORCED_STOP
         self.template.stop()
         kill_descendants(os.getpid())
-        _reap()
+        self.reap()
         for child in list(self.pool or ()):
             self._lifelines.unwatch(child)
             child.close()
@@ -382,6 +383,10 @@ class Supervisor:
         self.control.close()
         self._watcher.close()
 
+    def reap(self) -> None:
+        """Reap whatever ended below us: templates, and orphans that came to us as their subreaper."""
+        deque(reap_any(()), maxlen=0)
+
     # ---- control connections
 
     def await_ready(self, client: Client) -> None:
@@ -391,8 +396,3 @@ class Supervisor:
             self._gate.refuse(self.failure, int(self.exit_code))
         elif self.pool is not None and any(child.up_at for child in self.pool.children):
             self._gate.open({"node": self.node})
-
-
-def _reap() -> None:
-    """Reap whatever ended below us: templates, and orphans that came to us as their subreaper."""
-    deque(reap_any(()), maxlen=0)

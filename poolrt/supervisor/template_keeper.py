@@ -2,6 +2,8 @@
 
 start ──exec──▶ importing ──Ready──▶ serving ──end-of-file──▶ lost ──▶ start
                     └──Failed──▶ pause ──▶ start … after five failures: give up
+reload ──exec──▶ candidate ──Ready──▶ serving, and the one before it is former ──its last child ends──▶ ended
+                    └──Failed──▶ told; the serving one goes on
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from poolrt import notice
-from poolrt.errors import ExitCode
+from poolrt.errors import ExitCode, PoolrtError
 from poolrt.events import EventKind
 from poolrt.notice import Failed, Ready
 from poolrt.supervisor.reporter import Reporter
@@ -21,6 +23,8 @@ from poolrt.supervisor.watcher import Watcher
 
 log = logging.getLogger("poolrt.supervisor")
 
+_FINAL = (ExitCode.BROKER_UNUSABLE, ExitCode.USAGE)
+"""Another import would end the same."""
 MAX_IMPORTS = 5
 """Imports tried before giving up; the pauses between them add up to about 8 s, beside the imports themselves."""
 
@@ -29,16 +33,22 @@ class TemplateKeeper:
     """The node's template.
 
     Args:
-        on_notice: called with what a template that serves says.
-        on_ready: called when an import succeeded.
+        on_notice: called with what a template says that was ready.
+        on_ready: called when an import succeeded, with the template; what it raises of PoolrtError refuses a reload.
         on_lost: called when a template that was ready has died.
         give_up: called with an exit code and the reason when imports keep failing.
+
+    Attributes:
+        process: the template that forks, or that imports at the node's start; None in a pause.
+        candidate: the one that imports for a reload.
+        former: those before a reload, while their children finish.
     """
 
     def __init__(
         self, config: bytes, incarnation: str, boot_timeout: float, watcher: Watcher, reporter: Reporter,
-        *, on_notice: Callable[[notice.Notice, list[int]], None], on_ready: Callable[[Ready], None],
-        on_lost: Callable[[int], None], give_up: Callable[[ExitCode, str], None],
+        *, on_notice: Callable[[notice.Notice, list[int]], None],
+        on_ready: Callable[[Ready, TemplateProcess], None], on_lost: Callable[[TemplateProcess], None],
+        give_up: Callable[[ExitCode, str], None],
     ) -> None:  # fmt: skip
         self._config = config
         self._incarnation = incarnation
@@ -51,22 +61,46 @@ class TemplateKeeper:
         self._give_up = give_up
         self._imports = Backoff()
         self.process: TemplateProcess | None = None
+        self.candidate: TemplateProcess | None = None
+        self.former: list[TemplateProcess] = []
 
     @property
     def pause(self) -> float | None:
         """Seconds until the next import may be tried; None while a template is there."""
         return None if self.process is not None else self._imports.remaining(time.monotonic())
 
+    @property
+    def pid(self) -> int:
+        """The pid of the template that forks; 0 while there is none."""
+        return self.process.pid if self.process is not None else 0
+
+    @property
+    def pids(self) -> set[int]:
+        """The pids of all of them."""
+        return {process.pid for process in (*self.former, self.candidate, self.process) if process is not None}
+
     def start(self) -> None:
-        """Exec a template; does not wait for it."""
-        self.process = TemplateProcess(self._config, self._incarnation)
-        self._watcher.watch(self.process.socket.fileno(), self._read)
+        """Exec a template; does not wait for it. One that imports for a reload already takes the place instead."""
+        self.process, self.candidate = self.candidate or self._exec(), None
+
+    def reload(self) -> bool:
+        """Exec another one that imports the code as it is now; False while one imports already."""
+        if self.candidate is not None or self.process is None or not self.process.ready:
+            return False
+        self.candidate = self._exec()
+        return True
+
+    def _exec(self) -> TemplateProcess:
+        process = TemplateProcess(self._config, self._incarnation)
+        self._watcher.watch(process.socket.fileno(), lambda: self._read(process))
+        return process
 
     def check(self) -> None:
         """Condemn an import that takes longer than ``boot_timeout``."""
-        process = self.process
-        if process is not None and not process.ready and time.monotonic() - process.started_at > self._boot_timeout:
-            self._failed(Failed(f"the app was not imported within {self._boot_timeout:g} s"))
+        limit = time.monotonic() - self._boot_timeout
+        for process in (self.process, self.candidate):
+            if process is not None and not process.ready and process.started_at < limit:
+                self._failed(process, Failed(f"the app was not imported within {self._boot_timeout:g} s"))
 
     def kill(self, why: str) -> None:
         """Kill a template that does not answer (it may be stopped); its end-of-file is handled as any other death."""
@@ -74,17 +108,35 @@ class TemplateKeeper:
             log.error("the template is killed: %s", why)
             self.process.kill()
 
-    def stop(self) -> None:
-        """End the template and all it forked; waits at most some seconds for it."""
-        process, self.process = self.process, None
-        if process is not None:
-            process.ready = False  # the pool still names it, and must ask it for nothing any more
-            self._watcher.unwatch(process.socket.fileno())
-            process.close(3.0)
+    def flush(self) -> bool:
+        """Send what did not fit before; whether nothing is left."""
+        return self.process is None or self.process.flush()
 
-    def _read(self) -> None:
-        process = self.process
-        while process is not None and process is self.process:
+    def stop(self) -> None:
+        """End every template and all they forked; waits at most some seconds for each."""
+        for process in (*self.former, self.candidate, self.process):
+            if process is not None:
+                self._end(process)
+
+    def end_former(self, has_children: Callable[[TemplateProcess], bool]) -> None:
+        """End those whose last child is gone."""
+        for process in list(self.former):
+            if not has_children(process):
+                self._end(process)
+
+    def _end(self, process: TemplateProcess) -> None:
+        if process is self.process:
+            self.process = None
+        elif process is self.candidate:
+            self.candidate = None
+        elif process in self.former:
+            self.former.remove(process)
+        process.ready, was_ready = False, process.ready  # the pool may still name it, and must ask it for nothing more
+        self._watcher.unwatch(process.socket.fileno())
+        process.close(3.0, was_ready=was_ready)
+
+    def _read(self, process: TemplateProcess) -> None:
+        while process.socket.fileno() >= 0:
             try:
                 frame = notice.receive(process.socket)
             except BlockingIOError:
@@ -94,29 +146,46 @@ class TemplateKeeper:
             if frame is None:
                 self._gone(process)
             elif isinstance(frame[0], Ready):
-                process.ready = True
-                self._imports.succeeded()
-                self._on_ready(frame[0])
+                self._is_ready(process, frame[0])
             elif isinstance(frame[0], Failed):
-                self._failed(frame[0])
+                self._failed(process, frame[0])
             else:
                 self._on_notice(*frame)
 
-    def _failed(self, failed: Failed) -> None:
-        """Show it once, pause, try again, give up."""
-        self.stop()
-        self._reporter.emit(EventKind.TEMPLATE_FAILED, cause=failed.text)
-        if failed.traceback and self._imports.failures == 0:
+    def _is_ready(self, process: TemplateProcess, ready: Ready) -> None:
+        process.ready = True
+        if process is not self.candidate:
+            self._imports.succeeded()
+            self._on_ready(ready, process)
+            return
+        try:
+            self._on_ready(ready, process)
+        except PoolrtError as error:
+            self._failed(process, Failed(str(error)))
+            return
+        assert self.process is not None
+        self.former.append(self.process)
+        self.process, self.candidate = process, None
+
+    def _failed(self, process: TemplateProcess, failed: Failed) -> None:
+        """Show it once, pause, try again, give up; a reload that fails is only told."""
+        is_reload = process is self.candidate
+        self._end(process)
+        cause = f"the reload failed, the old code goes on serving: {failed.text}" if is_reload else failed.text
+        self._reporter.emit(EventKind.TEMPLATE_FAILED, cause=cause)
+        if failed.traceback and (is_reload or self._imports.failures == 0):
             log.error("%s", failed.traceback.rstrip())
+        if is_reload:
+            return
         pause = self._imports.failed(time.monotonic())
-        if failed.exit_code == ExitCode.BROKER_UNUSABLE or self._imports.failures >= MAX_IMPORTS:
+        if failed.exit_code in _FINAL or self._imports.failures >= MAX_IMPORTS:
             self._give_up(ExitCode(failed.exit_code), failed.text)
         else:
             log.warning("importing the app again in %.1f s (%d of %d)", pause, self._imports.failures + 1, MAX_IMPORTS)
 
     def _gone(self, process: TemplateProcess) -> None:
-        if process.ready:
-            self.stop()
-            self._on_lost(process.pid)
+        if process.ready and process is not self.candidate:
+            self._end(process)
+            self._on_lost(process)
         else:
-            self._failed(Failed("the template died while it imported the app"))
+            self._failed(process, Failed("the template died while it imported the app"))

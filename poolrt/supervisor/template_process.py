@@ -78,8 +78,12 @@ class TemplateProcess:
         """SIGKILL it; end-of-file on its socket follows."""
         send_signal(self.pidfd, signal.SIGKILL)
 
-    def close(self, timeout: float) -> bool:
+    def close(self, timeout: float, *, was_ready: bool) -> bool:
         """End it: end-of-file makes it end its children and exit; after ``timeout`` seconds SIGKILL does.
+
+        Args:
+            timeout: seconds.
+            was_ready: it had imported the app; if not, it is killed soon.
 
         Returns whether it went by itself. The caller reaps it.
         """
@@ -87,7 +91,7 @@ class TemplateProcess:
         while self._unsent:
             for fd in self._unsent.popleft()[1]:
                 os.close(fd)
-        went = is_exited(self.pidfd, timeout if self.ready else min(timeout, _IMPORTING))
+        went = is_exited(self.pidfd, timeout if was_ready else min(timeout, _IMPORTING))
         if not went:
             send_signal(self.pidfd, signal.SIGKILL)
             is_exited(self.pidfd, 5.0)

@@ -13,8 +13,12 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+from poolrt.app.task import soft_not_below_hard
+from poolrt.hygiene.memory import too_low
+
 if TYPE_CHECKING:
     from poolrt.app.app import App
+    from poolrt.settings import Settings
 
 
 def other_threads() -> list[str]:
@@ -39,14 +43,31 @@ def connected_sockets(spare: int) -> list[str]:
     return sorted(filter(None, peers))
 
 
-def unenforced_limits(app: App) -> list[str]:
-    """Limits that tasks declare and this release does not enforce: said at start, so that nobody relies on them."""
+def soft_limits_too_late(app: App, settings: Settings) -> list[str]:
+    """Tasks whose soft limit can never come before their hard one, a line each, and the node's own limits."""
     said = []
-    for name in ("soft_time_limit", "memory_limit"):
-        tasks = sorted(task.name for task in app.tasks.values() if getattr(task.options, name) is not None)
-        if tasks:
-            said.append(f"{name} is not enforced by this release; declared by {', '.join(tasks[:5])}")
+    if warning := soft_not_below_hard(settings.soft_time_limit, settings.time_limit):
+        said.append(f"the node's {warning}")
+    for task in app.tasks.values():
+        soft = task.options.soft_time_limit or settings.soft_time_limit
+        hard = task.options.time_limit or settings.time_limit
+        declared = task.options.soft_time_limit or task.options.time_limit
+        if declared and (warning := soft_not_below_hard(soft, hard)):
+            said.append(f"task {task.name}: {warning}")
     return said
+
+
+def ceilings_too_low(app: App, settings: Settings, baseline: int) -> list[str]:
+    """Memory ceilings that a child forked from this process is above already, a line each.
+
+    Args:
+        app: its tasks' ``memory_limit``.
+        settings: the node's.
+        baseline: this process's resident size, in bytes.
+    """
+    named = [(name, getattr(settings, name)) for name in ("max_memory_per_child", "memory_limit")]
+    named += [(f"memory_limit of task {task.name}", task.options.memory_limit or 0) for task in app.tasks.values()]
+    return too_low(baseline, [(name, ceiling) for name, ceiling in named if ceiling])
 
 
 def _fd_names() -> list[str]:

@@ -31,11 +31,11 @@ from poolrt.events import Event, EventKind
 from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, Happened, NodeFiles, Ready, shorten
 from poolrt.posix.pidfd import open_pidfd
 from poolrt.posix.prctl import become_subreaper, die_with_parent, outlive_parent, set_process_title
-from poolrt.posix.processes import kill_descendants
+from poolrt.posix.processes import kill_descendants, rss_bytes
 from poolrt.posix.reaping import reap_any
 from poolrt.posix.signals import do_nothing, ignore_with_noop_handlers, wakeup_socket
 from poolrt.steward import main as steward_main
-from poolrt.template.checks import connected_sockets, other_threads, unenforced_limits
+from poolrt.template.checks import ceilings_too_low, connected_sockets, other_threads, soft_limits_too_late
 from poolrt.template.config import TemplateConfig, decode_config
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ class Template:
     def _reap(self) -> None:
         """Tell which of ours have ended, once what they had started is ended too: it came to us when they died."""
         exited = []
-        for pid, status in reap_any(self._places):
+        for pid, status, peak_rss in reap_any(self._places):
             place = self._places.pop(pid, None)
             if place is not None:
-                exited.append(Exited(*place, pid, status))
+                exited.append(Exited(*place, pid, status, peak_rss))
         strays = kill_descendants(os.getpid(), spare=self._places)
         if strays:
             self._tell_strays(exited, len(strays))
@@ -115,7 +115,7 @@ class Template:
             self._wake.setblocking(False)
             self._files = received
         elif isinstance(received, Fork):
-            self._fork(received, fds[0])
+            self._fork(received, *fds)
         return True
 
     def _send(self, message: notice.Notice, fds: tuple[int, ...] = ()) -> None:
@@ -124,28 +124,30 @@ class Template:
         except OSError:
             log.debug("the supervisor is gone: %s was not sent", notice.describe(message))
 
-    def _fork(self, request: Fork, lifeline: int) -> None:
+    def _fork(self, request: Fork, lifeline: int, stacks: int) -> None:
         files = self._files
         assert files is not None, "a Fork came before the NodeFiles"
         place = Place(
             files.node, files.incarnation, request.slot, request.generation, os.getpid(), request.max_tasks,
-            self._settings.time_limit,
+            self._settings,
         )  # fmt: skip
         try:
             pid = os.fork()
         except OSError as error:
             os.close(lifeline)
+            os.close(stacks)
             self._send(ForkFailed(request.slot, request.generation, f"{error.strerror} (errno {error.errno})"))
             return
         if pid == 0:
-            self._become(place, request.role, lifeline)
+            self._become(place, request.role, lifeline, stacks)
         os.close(lifeline)
+        os.close(stacks)
         self._places[pid] = (request.slot, request.generation)
         pidfd = open_pidfd(pid)
         self._send(Forked(request.slot, request.generation, pid), (pidfd,))
         os.close(pidfd)
 
-    def _become(self, place: Place, role: str, lifeline: int) -> None:
+    def _become(self, place: Place, role: str, lifeline: int, stacks: int) -> None:
         """In the fork: be a child or the steward, and never come back."""
         status = 1
         try:
@@ -156,9 +158,9 @@ class Template:
             assert board is not None
             assert wake is not None
             if role == "steward":
-                status = steward_main.run(self._app, place, board, sock, self._settings.max_deliveries)
+                status = steward_main.run(self._app, place, board, sock, stacks)
             else:
-                status = child_main.run(self._app, place, board, sock, wake)
+                status = child_main.run(self._app, place, board, sock, wake, stacks)
         except BaseException:  # noqa: BLE001  whatever it is, it must not unwind into the template's frames
             traceback.print_exc()
         finally:
@@ -230,7 +232,7 @@ def _serve(sock: socket.socket, config: TemplateConfig, find: Callable[[], App],
     warnings = [
         f"importing the app left the thread {name!r} running: it does not exist in children" for name in other_threads()
     ]
-    warnings.extend(unenforced_limits(app))
+    warnings.extend(soft_limits_too_late(app, config.settings))
     ignore_with_noop_handlers(ABSORBED)
     signal.signal(signal.SIGCHLD, do_nothing)
     broker = app.broker
@@ -241,10 +243,14 @@ def _serve(sock: socket.socket, config: TemplateConfig, find: Callable[[], App],
     except Exception as error:  # noqa: BLE001  a broker that cannot be used is told in its own words
         notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], "", int(ExitCode.BROKER_UNUSABLE)))
         return 1
-    outlive_parent()  # from now on its end-of-file makes us end our children
-    template = Template(sock, app, config)
     gc.collect()
     gc.freeze()
+    refused = ceilings_too_low(app, config.settings, rss_bytes(os.getpid()) or 0)
+    if refused:
+        notice.send(sock, Failed("; ".join(refused), "", int(ExitCode.USAGE)))
+        return 1
+    outlive_parent()  # from now on its end-of-file makes us end our children
+    template = Template(sock, app, config)
     notice.send(sock, Ready(app.name, broker.url, directory, len(app.tasks), seconds, tuple(warnings)))
     template.serve()
     return 0

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = (
     ("errors", "states", "clock", "events", "version"),
-    ("settings", "message", "codec", "script", "byvalue", "board", "notice", "control", "logs", "posix"),
+    ("settings", "message", "codec", "script", "byvalue", "board", "notice", "control", "logs", "shield", "posix"),
     ("hygiene", "brokers", "results"),
     ("supervisor", "app", "schedule"),
     ("child", "steward", "template"),
@@ -38,6 +38,7 @@ WITHIN_A_FLOOR = {
     "template": {"child", "steward"},  # F4: it forks both
     "__main__": {"cli"},  # F6: `python -m poolrt` is the command line
     "cli": {"top", "web"},  # F6: its commands open the other faces
+    "top": {"cli"},  # F6: it draws with the parts of `poolrt status`
 }
 
 # The supervisor runs no user code and speaks to no broker; a child knows nothing of who guards it.

@@ -1,0 +1,121 @@
+"""What a task left behind in its child, looked at after each task; says whether the child must be recycled.
+
+    after(task) ── lowest free descriptor (0.6 us) ──▶ hygiene.descriptors ── a finding ──▶ leave, or warn
+                ── resident size (1.7 us, with a ceiling only) ── above ──▶ gc, trim, look again ──▶ leave
+                ── every 64 tasks: zombies that came to this subreaper ──▶ reap
+
+Processes that live on are ended with the child, whatever its end (see template/main.py); here only the dead are buried.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+from poolrt.hygiene.descriptors import DescriptorWatch
+from poolrt.posix import descriptors
+from poolrt.posix.memory import release_free_memory
+from poolrt.posix.reaping import dead_children, reap_one
+from poolrt.settings import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poolrt.board import RowWriter
+    from poolrt.posix.memory import ResidentSize
+    from poolrt.settings import Settings
+
+_ZOMBIES_EVERY: Final = 64
+_ADOPTED_AFTER: Final = 5.0
+"""Seconds a zombie must have been one before it is taken for an orphan that nobody waits for."""
+
+
+class Audit:
+    """Looks at one child after each of its tasks.
+
+    Args:
+        settings: max_memory_per_child, leak_action.
+        row: where the lowest free descriptor is published.
+        resident: this child's resident size.
+        warn: called with a finding that is only to be told: task and text.
+    """
+
+    def __init__(
+        self, settings: Settings, row: RowWriter, resident: ResidentSize, warn: Callable[[str, str], None]
+    ) -> None:
+        self._ceiling = settings.max_memory_per_child
+        self._row = row
+        self._resident = resident
+        self._warn = warn
+        self._action = settings.leak_action
+        self._lowest = descriptors.lowest_free()
+        self._watch = DescriptorWatch(descriptors.limit(), self._lowest, descriptors.scan)
+        self._tasks = 0
+        self._zombies: dict[int, float] = {}
+        row.fds(self._lowest)
+
+    def after(self, task: str) -> str:
+        """Look at what this task left; why the child must be recycled, or an empty text."""
+        self._tasks += 1
+        if not self._tasks % _ZOMBIES_EVERY:
+            self._reap_adopted()
+        reason = self._look_at_descriptors(task) if self._action != "ignore" else ""
+        if self._ceiling and not reason and self._resident.read() > self._ceiling:
+            reason = self._look_again_at_memory()
+        return reason
+
+    def _look_at_descriptors(self, task: str) -> str:
+        lowest = descriptors.lowest_free()
+        if lowest != self._lowest:
+            self._lowest = lowest
+            self._row.fds(lowest)
+        finding = self._watch.after(task, lowest)
+        if finding is None:
+            return ""
+        if self._action == "recycle":
+            return finding.reason
+        self._warn(finding.task, finding.reason)
+        return ""
+
+    def _look_again_at_memory(self) -> str:
+        """After a collection and a trim: garbage in cycles and freed pages are no reason to leave."""
+        before = self._resident.read()
+        gc.collect()
+        release_free_memory()
+        after = self._resident.read()
+        if after <= self._ceiling:
+            return ""
+        return (
+            f"max_memory_per_child: {format_size(after)} ({format_size(before)} before a collection), its ceiling is "
+            f"{format_size(self._ceiling)}"
+        )
+
+    def _reap_adopted(self) -> None:
+        """Reap orphans that came to this subreaper and ended. A task's own children are its own to wait for.
+
+        Whose a zombie is cannot be read from /proc. So a ``Popen`` or ``multiprocessing`` process that someone still
+        holds is left alone, and any other zombie is given some seconds in which a ``waitpid`` may come for it.
+        """
+        now = time.monotonic()
+        dead = dead_children()
+        self._zombies = {pid: self._zombies.get(pid, now) for pid in dead}
+        old = [pid for pid, since in self._zombies.items() if now - since >= _ADOPTED_AFTER]
+        if old:
+            awaited = _awaited()
+            for pid in old:
+                if pid not in awaited:
+                    reap_one(pid)
+                    del self._zombies[pid]
+
+
+def _awaited() -> set[int]:
+    """Pids of processes that an object here will wait for. Few objects are looked at: what was imported is frozen."""
+    found: set[int] = set()
+    subprocess, process = sys.modules.get("subprocess"), sys.modules.get("multiprocessing.process")
+    if subprocess is not None:
+        found.update(thing.pid for thing in gc.get_objects() if isinstance(thing, subprocess.Popen))
+    if process is not None:
+        found.update(child.pid for child in process.active_children() if child.pid)
+    return found

@@ -1,0 +1,1 @@
+"""Whether a child is still clean: what was read of it comes in, a verdict with its numbers goes out."""

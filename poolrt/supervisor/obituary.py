@@ -1,0 +1,53 @@
+"""What is told and counted of a child that has ended."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any
+
+from poolrt.board import Row
+from poolrt.events import EventKind
+from poolrt.posix.stacks import read_stacks
+from poolrt.states import Activity
+from poolrt.supervisor.exits import Ending, Exit
+from poolrt.supervisor.lifecycle import SCALED_DOWN, STOPPING, Child
+from poolrt.supervisor.reporter import Reporter
+
+
+def last_stacks(child: Child, row: Row, status: int) -> str:
+    """The stacks that belong to this end: of a crash, or those asked for before the kill; empty for none."""
+    crashed = status < 0 and status != -signal.SIGKILL
+    asked = child.asked is not None and child.asked.word == row.sequence << 8 | row.activity
+    return read_stacks(child.stacks_fd) if (crashed or asked) and child.stacks_fd >= 0 else ""
+
+
+def tell(
+    reporter: Reporter, totals: dict[str, int], child: Child, row: Row, verdict: Exit, status: int, peak_rss: int
+) -> None:
+    """Count the end in ``totals`` and report it, where it is worth it."""
+    totals["done"] += row.done
+    totals["failed"] += row.failed
+    numbers: dict[str, Any] = {"done": row.done}
+    if child.up_at is not None:
+        numbers["age"] = round(time.monotonic() - child.up_at, 3)
+    if peak_rss:
+        numbers["peak_rss"] = peak_rss
+    running = row.activity is Activity.RUN and row.generation == child.generation  # also one that is put back
+    task, task_id = (row.task, row.task_id) if running else ("", "")
+    match verdict.ending:
+        case Ending.PLANNED:
+            if child.standby or child.leave_reason in (SCALED_DOWN, STOPPING):
+                return
+            totals["recycled"] += 1
+            kind, task = EventKind.CHILD_RECYCLED, child.culprit
+        case Ending.KILLED:
+            totals["killed"] += 1
+            kind = EventKind.CHILD_KILLED
+        case Ending.BOOT_FAILED:
+            kind, numbers = EventKind.CHILD_BOOT_FAILED, {}
+        case _:
+            totals["crashed"] += 1
+            numbers["status"] = status
+            kind = EventKind.CHILD_CRASHED
+    reporter.emit(kind, child, cause=verdict.cause, task=task, task_id=task_id, numbers=numbers)

@@ -1,0 +1,1 @@
+"""Faults on purpose: whatever is killed or stopped, no task is lost, ended twice, or left behind."""
