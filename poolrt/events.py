@@ -39,7 +39,7 @@ class EventKind(enum.StrEnum):
     CHILD_BOOT_FAILED = "child-boot-failed"
     """A child could not be made ready."""
     TASK_REQUEUED = "task-requeued"
-    """A task whose child died waits for its next delivery."""
+    """A task whose child died waits for its next delivery, or one that was interrupted is put back."""
     TASK_DEAD = "task-dead"
     """A message was given up; its record keeps the bytes and the cause."""
     TASK_FAILED = "task-failed"

@@ -14,10 +14,12 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+from poolrt.events import EventKind
 from poolrt.hygiene.descriptors import DescriptorWatch
 from poolrt.posix import descriptors
 from poolrt.posix.memory import release_free_memory
-from poolrt.posix.reaping import dead_children, reap_one
+from poolrt.posix.processes import dead_children
+from poolrt.posix.reaping import reap_one
 from poolrt.settings import format_size
 
 if TYPE_CHECKING:
@@ -39,16 +41,16 @@ class Audit:
         settings: max_memory_per_child, leak_action.
         row: where the lowest free descriptor is published.
         resident: this child's resident size.
-        warn: called with a finding that is only to be told: task and text.
+        tell: reports an event: kind, task, task id, cause.
     """
 
     def __init__(
-        self, settings: Settings, row: RowWriter, resident: ResidentSize, warn: Callable[[str, str], None]
-    ) -> None:
+        self, settings: Settings, row: RowWriter, resident: ResidentSize, tell: Callable[[EventKind, str, str, str], None]
+    ) -> None:  # fmt: skip
         self._ceiling = settings.max_memory_per_child
         self._row = row
         self._resident = resident
-        self._warn = warn
+        self._tell = tell
         self._action = settings.leak_action
         self._lowest = descriptors.lowest_free()
         self._watch = DescriptorWatch(descriptors.limit(), self._lowest, descriptors.scan)
@@ -76,7 +78,7 @@ class Audit:
             return ""
         if self._action == "recycle":
             return finding.reason
-        self._warn(finding.task, finding.reason)
+        self._tell(EventKind.WARNING, finding.task, "", finding.reason)
         return ""
 
     def _look_again_at_memory(self) -> str:

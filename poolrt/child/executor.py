@@ -13,6 +13,7 @@ import logging
 import random
 import time
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,6 +22,7 @@ from poolrt.app.request import Request, enter
 from poolrt.app.task import Task, TaskOptions, retry_of
 from poolrt.codec import PICKLE, decode, encode_value, pickle
 from poolrt.errors import DecodingError, EncodingError, SoftTimeLimitExceeded, TaskInterrupted
+from poolrt.events import EventKind
 from poolrt.hygiene.memory import LOOK_EVERY_NS
 from poolrt.message import (
     Delivery,
@@ -39,7 +41,7 @@ from poolrt.settings import format_duration, format_size
 from poolrt.states import Activity, Interruption, TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from poolrt.app.app import App
     from poolrt.board import RowWriter
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
     from poolrt.settings import Settings
 
 log = logging.getLogger("poolrt.child")
+
+Tell = Callable[[EventKind, str, str, str], None]
+"""Reports an event to the supervisor: kind, task, task id, cause."""
 
 MAX_UNKNOWN = 10
 """Looks at a task that nobody knows before it is dead; 1, 2, 4, 8 and then 15 s between them."""
@@ -93,7 +98,7 @@ class Executor:
 
     def __init__(
         self, app: App, owner: Owner, row: RowWriter, settings: Settings, interrupter: Interrupter,
-        resident: ResidentSize, poke: Callable[[], None],
+        resident: ResidentSize, poke: Callable[[], None], tell: Tell,
     ) -> None:  # fmt: skip
         self._app = app
         self._owner = str(owner)
@@ -106,6 +111,7 @@ class Executor:
         self._resident = resident
         self._birth_rss = resident.read()
         self._poke = poke
+        self._tell = tell
         self._loop: asyncio.AbstractEventLoop | None = None
         self.tainted = ""
         self.runtime = 0.0
@@ -218,6 +224,8 @@ class Executor:
             if interrupter.raised is not None:
                 self.tainted = f"{_INTERRUPTED[interrupter.raised]} in {message.task}"
                 if isinstance(error, TaskInterrupted):
+                    cause = f"interrupted after {self.runtime:.2f} s: the node stops; put back, uncounted"
+                    self._tell(EventKind.TASK_REQUEUED, message.task, message.id, cause)
                     return None
                 if isinstance(error, SoftTimeLimitExceeded) and not error.args:
                     soft = format_duration(message.soft_time_limit or self._soft_time_limit)

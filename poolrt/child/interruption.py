@@ -1,24 +1,233 @@
-"""STUB until helper-1 writes it."""
+"""Interrupt the running task from inside: a soft time limit, or the stop of the node.
+
+    SUPERVISOR   row: sequence << 8 | reason,  SIGUSR2;   again after 100 ms, 1 s, … while that run is still in the row
+    ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    CHILD        handler ── not in user code, or meant for an earlier run ──▶ nothing
+                    ├────── inside `shield()` ──▶ delivered where the outermost one is left
+                    ├────── an interruption is being cleaned up after ──▶ nothing; swallowed, it comes again
+                    ├────── async task ──▶ task.cancel() on its loop
+                    └────── stage, by the time since the first signal that could be delivered
+                              S0            before the next statement of user code outside libraries and cleanups
+                              S1  +100 ms   here, if this very frame has been waited for and may be cut where it stands
+                              S2  +1 s      here
+
+An exception that a signal handler raises appears between two instructions of whatever runs: raised at once, it leaked
+136 of 4,000 connections of redis-py's pool and made one caller read another's reply. So S0 waits for a place where
+nothing is half done (`safe_points`). A sleep, a call that blocks and a loop on one line never come to one: S1. What
+blocks inside a library is cut by S2, which may break it: the child is recycled after any interruption.
+"""
+
 from __future__ import annotations
+
 import signal
-from typing import Any
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+from poolrt.child.line_events import LineEvents
+from poolrt.child.safe_points import is_cleanup, is_protected, module_of
 from poolrt.errors import SoftTimeLimitExceeded, TaskInterrupted
+from poolrt.shield import SHIELD
 from poolrt.states import Interruption
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from types import CodeType, FrameType
+
+    from poolrt.board import RowWriter
+
+# Shorter than the supervisor's 100 ms and 1 s: the first signal may have been handled late, behind a long C call.
+S1_AFTER: Final = 0.08
+S2_AFTER: Final = 0.8
+
+_OURS: Final = {__name__, LineEvents.__module__}
+_LOOPS: Final = {"asyncio", "selectors", "uvloop"}
+_REASONS: Final = frozenset(Interruption)
+
+
+def exception_for(reason: Interruption) -> SoftTimeLimitExceeded | TaskInterrupted:
+    """What the task sees of an interruption."""
+    if reason is Interruption.SOFT_LIMIT:
+        return SoftTimeLimitExceeded("the task has run past its soft time limit")
+    return TaskInterrupted("the node stops now")
+
+
 class Interrupter:
-    def __init__(self, row: Any, clock: Any = None) -> None:
-        self._row = row; self._open = False
+    """The child's side of interruptions.
+
+    Invariant: between `close` and `open` nothing is watched, pending or raised. All of it runs in the main thread.
+
+    Attributes:
+        raised: why the present or last run was interrupted, if it was: an exception was raised in it, or its asyncio
+            task was cancelled. The child must be recycled then, whatever came of the task.
+        cancelled: the same for a cancelled asyncio task alone: its CancelledError stands for `exception_for` it.
+    """
+
+    def __init__(self, row: RowWriter, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` gives seconds."""
         self.raised: Interruption | None = None
         self.cancelled: Interruption | None = None
+        self._row = row
+        self._clock = clock
+        self._is_open = False
+        self._runtime: CodeType | None = None
+        self._lines = LineEvents(self._at_point)
+        self._heard = 0
+        self._since = 0.0
+        self._awaited: list[FrameType] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[object] | None = None
+
     def install(self) -> None:
-        signal.signal(signal.SIGUSR2, self._handle)
-    def _handle(self, number: int, frame: Any) -> None:
-        word = self._row.interruption
-        if not self._open or word >> 8 != self._row.sequence: return
-        self.raised = Interruption(word & 0xFF)
-        raise SoftTimeLimitExceeded() if self.raised is Interruption.SOFT_LIMIT else TaskInterrupted()
+        """Handle SIGUSR2 from now on. To be called in the main thread of the child, after the fork."""
+        signal.signal(signal.SIGUSR2, self._on_signal)
+
     def open(self) -> None:
-        self.raised = self.cancelled = None; self._open = True
+        """User code is called next: the run ``row.sequence`` may be interrupted. Always called by the same function.
+
+        That function calls the user's, in a ``try`` whose ``finally`` calls `close`.
+        """
+        if self._runtime is None:
+            self._runtime = sys._getframe(1).f_code
+        self.raised = self.cancelled = None
+        self._is_open = True
+
     def close(self) -> None:
-        self._open = False
-    def entering_loop(self, loop: Any, task: Any) -> None: ...
-    def leaving_loop(self) -> None: ...
+        """User code has ended: interrupt nothing, and take down what was prepared to. Safe to call twice."""
+        self._is_open = False
+        if self._heard or SHIELD.depth:
+            self._heard = 0
+            self._awaited = []
+            self._lines.stop()
+            SHIELD.take_down()
+
+    def entering_loop(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[object]) -> None:
+        """The run is ``task``, run by ``loop`` in this thread: until `leaving_loop` it is interrupted by a cancel."""
+        self._loop, self._task = loop, task
+
+    def leaving_loop(self) -> None:
+        """The loop has stopped; a cancellation still on its way to it does nothing."""
+        self._loop = self._task = None
+
+    # ---- deciding
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Deliver, or prepare to. May be called between any two instructions, also of this module."""
+        wanted = self._row.interruption
+        if not self._is_open or frame is None or wanted >> 8 != self._row.sequence or wanted & 0xFF not in _REASONS:
+            return
+        now = self._clock()
+        if wanted != self._heard:
+            self._heard, self._since = wanted, now
+        if self._is_held_off():
+            self._since = now  # what could not be delivered begins with S0
+        elif self._task is not None:
+            self._interrupt_async(frame, now - self._since)
+        else:
+            self._interrupt(frame, now - self._since)
+
+    def _is_held_off(self) -> bool:
+        """Whether the task must not be interrupted at all now; remembers it if a shield is the reason."""
+        if _is_cleaning_up():
+            return True
+        if SHIELD.depth:
+            SHIELD.pending = self._on_shield_left
+        return SHIELD.depth > 0
+
+    def _interrupt(self, frame: FrameType, waited: float) -> None:
+        reach = self._reach(frame)
+        if reach is None:
+            return
+        # Only a frame that was waited for: another one may be between `lock.acquire()` and its `try`.
+        stuck = reach[:1] == [frame] and frame in self._awaited and not is_cleanup(frame)
+        if waited >= S2_AFTER or (waited >= S1_AFTER and stuck):
+            self._raise_here()
+        self._await_point(reach)
+
+    def _interrupt_async(self, frame: FrameType, waited: float) -> None:
+        loop, task = self._loop, self._task
+        if loop is None or task is None or task.done() or task.cancelling():
+            return  # it cleans up
+        if waited >= S2_AFTER and module_of(frame) not in _LOOPS and self._reach(frame) is not None:
+            self._raise_here()  # synchronous code has kept the loop from cancelling the task
+        loop.call_soon_threadsafe(self._cancel, task)
+
+    def _reach(self, frame: FrameType) -> list[FrameType] | None:
+        """The frames of the task, from ``frame`` outwards, that may be cut before a statement of theirs.
+
+        Those are in no library and no cleanup, and called from none; the innermost may stand in a cleanup of its own.
+        None if ``frame`` is no user code: this module, or another thread.
+        """
+        reach: list[FrameType] = []
+        at: FrameType | None = frame
+        while at is not None and at.f_code is not self._runtime:
+            if at.f_globals.get("__name__") in _OURS:
+                return None
+            protected = is_protected(at)
+            if protected or is_cleanup(at):
+                reach.clear()
+            if not protected:
+                reach.append(at)
+            at = at.f_back
+        return reach if at is not None else None
+
+    # ---- delivering
+
+    def _await_point(self, reach: list[FrameType]) -> None:
+        self._awaited = reach
+        self._lines.watch(reach)
+
+    def _at_point(self, frame: FrameType) -> None:
+        """Called before a statement of a watched frame, in any thread: things may have changed since it was watched."""
+        if not self._is_open or not self._awaited or self._is_held_off():
+            return
+        reach = self._reach(frame)
+        if reach and reach[0] is frame:
+            self._raise()
+
+    def _on_shield_left(self, frame: FrameType) -> None:
+        """``frame`` leaves the outermost shield: raise here unless a library called it, our own broker for example."""
+        if not self._is_open or self._is_held_off():
+            return
+        if self._task is not None:
+            self._interrupt_async(frame, 0.0)
+            return
+        caller = frame.f_back
+        outside = self._reach(caller) if caller is not None else None
+        if outside is None or caller is None:
+            return
+        callers_may = caller.f_code is self._runtime or (outside[:1] == [caller] and not is_cleanup(caller))
+        if callers_may and not is_protected(frame):
+            self._raise_here()
+        self._await_point(outside)
+
+    def _raise_here(self) -> None:
+        self._lines.stop()
+        self._raise()
+
+    def _raise(self) -> None:
+        reason = Interruption(self._heard & 0xFF)
+        self.raised = reason
+        self._awaited = []
+        SHIELD.pending = None
+        raise exception_for(reason)
+
+    def _cancel(self, task: asyncio.Task[object]) -> None:
+        """Called by the loop: soon, or in a later run."""
+        if not self._is_open or task is not self._task or task.done() or task.cancelling() or self._is_held_off():
+            return
+        self.raised = self.cancelled = Interruption(self._heard & 0xFF)
+        task.cancel()
+
+
+def _is_cleaning_up() -> bool:
+    """Whether an ``except``, a ``finally`` or an ``__exit__`` runs that an interruption has caused."""
+    error = sys.exc_info()[1]
+    for _ in range(1000):  # a task can make the chain a ring
+        if error is None:
+            break
+        if isinstance(error, SoftTimeLimitExceeded | TaskInterrupted):
+            return True
+        error = error.__context__
+    return False

@@ -119,13 +119,13 @@ def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.
     interrupter.install()
     resident = ResidentSize(os.getpid())
     settings = place.settings
-    executor = Executor(app, place.owner, row, settings, interrupter, resident, lambda: lifeline.send(Poke()))
 
-    def warn(task: str, text: str) -> None:
+    def tell(kind: EventKind, task: str, task_id: str, cause: str) -> None:
         where = (place.node, place.slot, place.generation, os.getpid())
-        lifeline.send(Happened(Event(EventKind.WARNING, time.time(), *where, task=task, cause=text)))
+        lifeline.send(Happened(Event(kind, time.time(), *where, task, task_id, cause)))
 
-    audit = Audit(settings, row, resident, warn)
+    executor = Executor(app, place.owner, row, settings, interrupter, resident, lambda: lifeline.send(Poke()), tell)
+    audit = Audit(settings, row, resident, tell)
     lifeline.send(Up(time.monotonic() - began, resident.read()))
     try:
         Loop(app.broker, executor, audit, row, lifeline, place.max_tasks).run()

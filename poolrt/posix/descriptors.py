@@ -129,7 +129,7 @@ def _numbers() -> Iterable[int]:
     try:
         return sorted(map(int, os.listdir(_TABLE)))
     except OSError as error:
-        return range(limit()) if error.errno == errno.EMFILE else ()
+        return range(limit()) if error.errno == errno.EMFILE else ()  # numbers above a limit that was lowered are missed
 
 
 def _read(fd: int) -> Descriptor:

@@ -70,21 +70,6 @@ def reap_any(known: Container[int]) -> Iterator[Reaped]:
         yield Reaped(info.si_pid, os.waitstatus_to_exitcode(status), usage.ru_maxrss * MAXRSS_UNIT)
 
 
-def dead_children() -> list[int]:
-    """Children of this process that have ended and are not reaped, adopted ones too; nothing is reaped. About 1 us
-    where there are none."""
-    if not hasattr(os, "waitid"):
-        return []
-    try:
-        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return []
-    except ChildProcessError:
-        return []
-    from poolrt.posix.processes import children, is_alive
-
-    return [pid for pid in children(os.getpid()) if not is_alive(pid)]
-
-
 def reap_one(pid: int) -> None:
     """Reap this child if it is dead; nothing happens if it is not, or if someone has done it."""
     try:

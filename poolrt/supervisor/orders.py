@@ -39,10 +39,10 @@ def set_quiet(supervisor: Supervisor, *, quiet: bool) -> None:
     supervisor.reporter.emit(EventKind.NODE_QUIET if quiet else EventKind.NODE_RESUMED)
 
 
-def scale(supervisor: Supervisor, wanted: int) -> None:
-    """Run this many children from now on."""
+def scale(supervisor: Supervisor, wanted: object) -> None:
+    """Run this many children from now on; ``wanted`` may come from outside."""
     pool = serving_pool(supervisor, "scaled")
-    if not 0 <= wanted <= MAX_CHILDREN:
+    if not isinstance(wanted, int) or not 0 <= wanted <= MAX_CHILDREN:
         raise ConfigurationError(f"scale takes a number of children from 0 to {MAX_CHILDREN}, not {wanted!r}")
     before, pool.wanted = pool.wanted, wanted
     if before != wanted:

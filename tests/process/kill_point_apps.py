@@ -216,7 +216,6 @@ def _ran_target(*args, **kwargs):
 _after(RowWriter, "run", "run-written", _runs_target)
 _before(RowWriter, "ended", "result-ready", _ran_target)
 _after(RowWriter, "ended", "result-kept", _ran_target)
-_after(RowWriter, "fds", "audit", _ran_target)
 _after(Lifeline, "send", "leave-said", lambda self, said: isinstance(said, Leaving) and _ran_target())
 _before(Lifeline, "send", "boot-up", lambda self, said: isinstance(said, Up) and bool(_role))
 

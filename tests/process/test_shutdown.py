@@ -68,9 +68,9 @@ def test_at_the_end_of_the_grace_the_rest_is_put_back(busy, app, tasks, ledger, 
     assert 0.2 <= time.monotonic() - began < 1.7
     assert state_of(app, running) == (TaskState.QUEUED, 0)
     assert state_of(app, queued) == (TaskState.QUEUED, 0)
-    (killed,) = node.events("child-killed")
-    assert killed["task_id"] == running.id
-    assert "grace" in killed["cause"]
+    (told,) = node.events("task-requeued")
+    assert told["task_id"] == running.id
+    assert "the node stops; put back, uncounted" in told["cause"]
 
 
 def test_what_was_put_back_runs_at_the_next_start(busy, serve, app, gate, record):
@@ -240,17 +240,6 @@ def test_a_broker_that_cannot_be_written_is_refused(serve):
     node = serve(env={"TEST_BROKER": "sqlite:////proc/poolrt/x.db"})
     assert node.wait_end(10) == ExitCode.BROKER_UNUSABLE
     assert "/proc/poolrt" in node.text()
-
-
-def test_a_closed_terminal_drains(serve, tasks, ledger):
-    """HUP lets the running task finish: a dropped ssh is no death of the task."""
-    node = serve()
-    node.wait_event("child-up")
-    slow = tasks.nap.delay(str(ledger), "slow", 1.0)
-    node.wait(lambda: any(child["task_id"] == slow.id for child in node.status()["children"]), "it runs")
-    node.process.send_signal(signal.SIGHUP)
-    assert node.wait_end(20) == ExitCode.OK
-    assert slow.state is TaskState.SUCCEEDED
 
 
 def test_a_deleted_database_ends_the_node(serve, tasks, ledger, place):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poolrt.board import ROW_BYTES, ROW_CELLS, SLOTS, Board, BoardDamaged, Row
-from poolrt.states import Activity, Order
+from poolrt.states import Activity, Interruption, Order
 
 
 @pytest.fixture
@@ -43,9 +43,10 @@ def test_a_row_is_read_as_written(board: Board) -> None:
     writer.boot(4242)
     writer.reserving(5)
     writer.held(2)
-    writer.run(5, 99, b"an-id", b"shop.add", 1000, 2000, 1500)
+    writer.fds(12)
+    writer.run(5, 99, b"an-id", b"shop.add", 1000, 2000, 1500, 4096)
     row = board.read(3)
-    assert row == Row(Activity.RUN, 1, 2000, 1000, 5, 99, 2, 0, 0, 7, 4242, "an-id", "shop.add")
+    assert row == Row(Activity.RUN, 1, 2000, 1500, 4096, 12, 1000, 5, 99, 2, 0, 0, 7, 4242, "an-id", "shop.add")
     assert repr(row) == "<Row RUN shop.add#an-id (5,99) held=2 done=0 failed=0>"
     writer.ended(failed=True)
     row = board.read(3)
@@ -53,12 +54,22 @@ def test_a_row_is_read_as_written(board: Board) -> None:
     assert repr(row) == "<Row COMMIT held=2 done=1 failed=1>"
 
 
+def test_an_interruption_names_its_run(board: Board) -> None:
+    """The supervisor's word on whom it interrupts and why reaches the child, which knows its own run's number."""
+    writer = board.writer(3)
+    assert (writer.interruption, writer.sequence) == (0, 0)
+    writer.run(5, 99, b"an-id", b"shop.add", 1000, 2000, 1500, 4096)
+    board.interrupt(3, 1, Interruption.STOP)
+    assert (writer.interruption, writer.sequence) == (1 << 8 | Interruption.STOP, 1)
+    assert board.writer(2).interruption == 0, "another row's"
+
+
 def test_each_run_has_a_new_word(board: Board) -> None:
     """Two runs of one task never share a word: a kill meant for the first cannot hit the second."""
     writer = board.writer(0)
     words = set()
     for _ in range(10):
-        writer.run(1, 1, b"same", b"same", 1, 2, 0)
+        writer.run(1, 1, b"same", b"same", 1, 2, 0, 4096)
         words.add(board.word(0))
         writer.ended(failed=False)
         words.add(board.word(0))
@@ -80,9 +91,9 @@ def test_rows_are_apart(board: Board) -> None:
     """What one child writes changes no other row, the last slot's and the header included."""
     for slot in (0, 1, SLOTS - 1):
         board.clear(slot, slot + 1)
-    board.writer(0).run(2**64 - 1, 2**64 - 1, b"i" * 128, b"n" * 500, 2**64 - 1, 2**64 - 1, 2**64 - 1)
-    board.writer(SLOTS - 1).run(1, 1, b"i" * 128, b"n" * 128, 1, 1, 1)
-    assert board.read(1) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, "", "")
+    board.writer(0).run(2**64 - 1, 2**64 - 1, b"i" * 128, b"n" * 500, 2**64 - 1, 2**64 - 1, 2**64 - 1, 4096)
+    board.writer(SLOTS - 1).run(1, 1, b"i" * 128, b"n" * 128, 1, 1, 1, 4096)
+    assert board.read(1) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, "", "")
     assert board.incarnation == "inc"
     assert board.read(0).task == "n" * 128
 
@@ -91,7 +102,7 @@ def test_ids_and_names_are_cut_at_their_fields(board: Board) -> None:
     """A foreign envelope's endless id or name spills into no other cell, not even the supervisor's."""
     board.order(0, Order.STANDBY)
     board.clear(1, 9)
-    board.writer(0).run(1, 2, b"i" * 5000, b"n" * 5000, 1, 2, 3)
+    board.writer(0).run(1, 2, b"i" * 5000, b"n" * 5000, 1, 2, 3, 4096)
     row = board.read(0)
     assert (row.task_id, row.task) == ("i" * 128, "n" * 128)
     assert board.writer(0).order == Order.STANDBY
@@ -101,10 +112,10 @@ def test_ids_and_names_are_cut_at_their_fields(board: Board) -> None:
 def test_a_cleared_row_says_nothing_of_the_last_child(board: Board) -> None:
     """The next child of a slot starts from zero, with its own generation."""
     writer = board.writer(2)
-    writer.run(1, 2, b"id", b"name", 1, 2, 3)
+    writer.run(1, 2, b"id", b"name", 1, 2, 3, 4096)
     writer.ended(failed=True)
     board.clear(2, 5)
-    assert board.read(2) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, "", "")
+    assert board.read(2) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, "", "")
 
 
 def test_running_names_what_a_dead_start_ran(board: Board) -> None:
@@ -112,7 +123,7 @@ def test_running_names_what_a_dead_start_ran(board: Board) -> None:
     for slot, activity in enumerate(Activity):
         board.clear(slot, slot + 10)
         writer = board.writer(slot)
-        writer.run(slot, slot * 2, b"id", b"name", 1, 2, 3)
+        writer.run(slot, slot * 2, b"id", b"name", 1, 2, 3, 4096)
         if activity is not Activity.RUN:
             writer.activity(activity)
     slot = int(Activity.RUN)
@@ -124,7 +135,7 @@ def test_running_names_what_a_dead_start_ran(board: Board) -> None:
 def test_scribbles_are_read_safely(board: Board, noise: bytes) -> None:
     """Whatever a task's C code wrote over its row, reading it raises nothing and reaches no other row."""
     board.clear(1, 1)
-    board.writer(1).run(1, 1, b"NEIGHBOUR", b"NEIGHBOUR", 1, 1, 1)
+    board.writer(1).run(1, 1, b"NEIGHBOUR", b"NEIGHBOUR", 1, 1, 1, 4096)
     board._map[ROW_BYTES : 2 * ROW_BYTES] = noise
     row = board.read(0)
     assert row.activity in Activity
@@ -140,7 +151,7 @@ def test_scribbles_are_read_safely(board: Board, noise: bytes) -> None:
 def test_no_cell_is_believed(board: Board, place: int, value: int) -> None:
     """Each cell at its worst: lengths are cut, an unknown activity reads as NONE."""
     writer = board.writer(0)
-    writer.run(1, 2, b"id", b"name", 1, 2, 3)
+    writer.run(1, 2, b"id", b"name", 1, 2, 3, 4096)
     cells(board, 0)[place] = value
     row = board.read(0)
     assert row.activity in Activity
@@ -173,7 +184,7 @@ def test_a_row_that_never_stands_still_is_read_all_the_same(board: Board, monkey
 
 def test_text_that_is_no_utf8_is_read(board: Board) -> None:
     """A task name cut in the middle of a character is shown with a replacement, not refused."""
-    board.writer(0).run(1, 2, b"\xff\xfe", ("é" * 200).encode()[:-1] + b"\xc3", 1, 2, 3)
+    board.writer(0).run(1, 2, b"\xff\xfe", ("é" * 200).encode()[:-1] + b"\xc3", 1, 2, 3, 4096)
     assert board.read(0).task_id == "��"
 
 
@@ -207,7 +218,7 @@ def test_a_folder_is_no_board(tmp_path: Path) -> None:
 
 def test_initialize_forgets_what_was_there(board: Board, fd: int) -> None:
     """A new start's board holds nothing of the old one's; two maps of one file see the same rows."""
-    board.writer(0).run(1, 2, b"id", b"name", 1, 2, 3)
+    board.writer(0).run(1, 2, b"id", b"name", 1, 2, 3, 4096)
     Board.initialize(fd, "second")
     other = Board(fd)
     assert other.incarnation == "second"

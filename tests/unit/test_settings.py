@@ -77,11 +77,16 @@ def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["512", 512, "0", "MiB", "-1MiB", "512M", "512 MBit", "", "lots", None, "1e3MB"])
+@pytest.mark.parametrize("text", ["512", 512, "0.5", "MiB", "-1MiB", "512M", "512 MBit", "", "lots", None, "1e3MB"])
 def test_sizes_without_a_unit_are_refused(text: object) -> None:
     """A bare number could be bytes or KiB, and is refused with advice."""
     with pytest.raises(ConfigurationError, match="is not a size with a unit; write"):
         parse_size(text)  # type: ignore[arg-type]
+
+
+def test_a_bare_zero_is_a_size() -> None:
+    """Nothing is nothing in every unit, so 0 needs none."""
+    assert parse_size("0") == parse_size(0) == parse_size("0B") == 0
 
 
 def test_a_bare_size_is_answered_with_both_readings() -> None:

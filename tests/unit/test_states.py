@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poolrt.states import CHILD_MOVES, FINAL, Activity, ChildState, Order, TaskState, may_move
+from poolrt.states import CHILD_MOVES, FINAL, Activity, ChildState, Interruption, Order, TaskState, may_move
 
 
 def reachable(start: ChildState) -> set[ChildState]:
@@ -50,4 +50,7 @@ def test_what_the_board_stores_does_not_move() -> None:
     assert [(member.name, member.value) for member in Activity] == [
         ("NONE", 0), ("BOOT", 1), ("STANDBY", 2), ("IDLE", 3), ("RUN", 4), ("COMMIT", 5), ("AUDIT", 6), ("LEAVE", 7),
     ]  # fmt: skip
-    assert [(member.name, member.value) for member in Order] == [("WORK", 0), ("STANDBY", 1), ("RETIRE", 2)]
+    assert [(member.name, member.value) for member in Order] == [
+        ("WORK", 0), ("STANDBY", 1), ("RETIRE", 2), ("HAND_OVER", 3),
+    ]  # fmt: skip
+    assert [(member.name, member.value) for member in Interruption] == [("SOFT_LIMIT", 1), ("STOP", 2)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,8 +17,11 @@ from poolrt.app.app import App
 from poolrt.board import RowWriter
 from poolrt.brokers.base import Settled
 from poolrt.child.executor import Execution, Executor
+from poolrt.child.interruption import Interrupter
 from poolrt.errors import BrokerBusy
 from poolrt.message import Delivery, Enqueue, Message, Outcome, Owner, Record, decode_record, encode_message
+from poolrt.posix.memory import ResidentSize
+from poolrt.settings import Settings
 from poolrt.states import Activity, Order
 
 OWNER = Owner("inc", 0, 1)
@@ -32,6 +37,9 @@ class FakeRow:
         self.failed = 0
         self.word = Activity.NONE
         self.held_now = 0
+        self.sequence = 0
+        self.interruption = 0
+        self.soft = self.memory = 0
         self.log: list[tuple[Any, ...]] = []
 
     def activity(self, activity: Activity) -> None:
@@ -44,10 +52,14 @@ class FakeRow:
     def held(self, count: int) -> None:
         self.held_now = count
 
-    def run(self, n: int, i: int, task_id: bytes, name: bytes, started: int, hard: int, soft: int) -> None:
-        for value in (n, i, started, hard, soft):
+    def run(
+        self, n: int, i: int, task_id: bytes, name: bytes, started: int, hard: int, soft: int, memory: int
+    ) -> None:  # fmt: skip
+        for value in (n, i, started, hard, soft, memory):
             assert 0 <= value < 2**64, "it would not fit its cell"
+        self.sequence += 1
         self.word = Activity.RUN
+        self.soft, self.memory = soft - started if soft else 0, memory
         self.log.append(("RUN", n, i, task_id, name, hard - started if hard else 0))
 
     def ended(self, *, failed: bool) -> None:
@@ -155,11 +167,21 @@ def pokes() -> list[float]:
 
 
 @pytest.fixture
-def executor(app: App, row: RowWriter, pokes: list[float]) -> Iterator[Executor]:
+def told() -> list[tuple[str, ...]]:
+    """What the child reported: kind, task, id, cause."""
+    return []
+
+
+@pytest.fixture
+def executor(app: App, row: RowWriter, pokes: list[float], told: list[tuple[str, ...]]) -> Iterator[Executor]:
     """The executor of ``app`` without a time limit of its own."""
-    executor = Executor(app, OWNER, row, 0.0, lambda: pokes.append(time.monotonic()))
-    yield executor
-    executor.close()
+    with contextlib.closing(ResidentSize(os.getpid())) as resident:
+        executor = Executor(
+            app, OWNER, row, Settings(), Interrupter(row), resident, lambda: pokes.append(time.monotonic()),
+            lambda *event: told.append(event),
+        )  # fmt: skip
+        yield executor
+        executor.close()
     if executor._loop is not None:
         asyncio.set_event_loop(None)
 

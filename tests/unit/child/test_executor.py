@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,8 +20,10 @@ from poolrt.app.request import current_request
 from poolrt.app.task import TaskOptions
 from poolrt.child import executor as executor_module
 from poolrt.child.executor import MAX_UNKNOWN, Executor
+from poolrt.child.interruption import Interrupter
 from poolrt.codec import PICKLE, decode, encode_arguments
 from poolrt.message import Delivery, Message, decode_message, encode_message
+from poolrt.settings import Settings
 from poolrt.states import Activity, TaskState
 
 OTHER_MINOR = "cloudpickle:3.99"
@@ -396,7 +399,8 @@ def test_another_minors_function_is_dead_and_never_unpickled(run, tmp_path: Path
 def test_untrusted_brokers_get_nothing_unpickled(app: App, row, tmp_path: Path) -> None:
     """Where anyone may enqueue, neither arguments nor functions are unpickled, and exceptions travel as text."""
     app.broker.trusted = False
-    executor = Executor(app, "owner", row, 0.0, lambda: None)  # type: ignore[arg-type]
+    resident = types.SimpleNamespace(read=lambda: 20 << 20)
+    executor = Executor(app, "owner", row, Settings(), Interrupter(row), resident, lambda: None, lambda *_: None)  # type: ignore[arg-type]
     canary = pickle.dumps(Canary(tmp_path / "unpickled"))
     for message in (
         Message("i", "add", canary, PICKLE),

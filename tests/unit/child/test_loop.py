@@ -40,6 +40,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return now
 
 
+class FakeAudit:
+    """Remembers which tasks it looked at; ``finds`` is its answer."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.finds = ""
+
+    def after(self, task: str) -> str:
+        self.seen.append(task)
+        return self.finds
+
+
 @pytest.fixture
 def put(broker) -> Put:  # type: ignore[no-untyped-def]
     """``put("name", 3, *args)``: three calls into the queue."""
@@ -53,9 +65,15 @@ def put(broker) -> Put:  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture
-def make(broker, executor: Executor, row, lifeline) -> Make:  # type: ignore[no-untyped-def]
+def audit() -> FakeAudit:
+    """An audit that finds nothing, until a test says otherwise."""
+    return FakeAudit()
+
+
+@pytest.fixture
+def make(broker, executor: Executor, audit: FakeAudit, row, lifeline) -> Make:  # type: ignore[no-untyped-def]
     """``make(max_tasks=0)``: a loop; it ends when it is idle, as if the supervisor were gone."""
-    return lambda max_tasks=0: Loop(broker, executor, row, lifeline, max_tasks)
+    return lambda max_tasks=0: Loop(broker, executor, audit, row, lifeline, max_tasks)
 
 
 @pytest.fixture

@@ -41,7 +41,9 @@ def test_known_and_strays_are_reaped_with_their_codes(dead, fork):
     living = fork(lambda talk: talk.hear())
     expected = {dead(0): 0, dead(3): 3, dead(-signal.SIGKILL): -signal.SIGKILL, dead(-signal.SIGABRT): -signal.SIGABRT}
     known = list(expected)[:2]
-    assert dict(reaping.reap_any([*known, living.pid])) == expected
+    found = list(reaping.reap_any([*known, living.pid]))
+    assert {pid: status for pid, status, _ in found} == expected
+    assert all(peak > 1 << 20 for _, _, peak in found), "a Python process has megabytes"
     assert list(reaping.reap_any(known)) == []
     assert os.waitpid(living.pid, os.WNOHANG) == (0, 0)
 
@@ -51,22 +53,22 @@ def test_stopping_early_leaves_the_rest_for_later(dead):
     pids = {dead(0), dead(1), dead(2)}
     first = next(reaping.reap_any(pids))
     rest = list(reaping.reap_any(pids))
-    assert {first[0], *(pid for pid, _ in rest)} == pids
+    assert {first[0], *(pid for pid, _, _ in rest)} == pids
 
 
 def test_a_known_child_reaped_by_others_in_between_is_still_told(dead, monkeypatch):
     """When other code takes the status between peek and wait, a known child's end is yielded, a stray's is not."""
     known, stray = dead(5), dead(6)
-    real = os.waitpid
+    real = os.wait4
 
     def stolen(pid, options):
         real(pid, options)
         return real(pid, options)
 
-    monkeypatch.setattr(os, "waitpid", stolen)
-    found = dict(reaping.reap_any([known]))
+    monkeypatch.setattr(os, "wait4", stolen)
+    found = list(reaping.reap_any([known]))
     monkeypatch.undo()
-    assert found == {known: 5}
+    assert found == [(known, 5, 0)]
     with pytest.raises(ChildProcessError):
         os.waitpid(stray, 0)
 
@@ -75,5 +77,5 @@ def test_without_waitid_known_children_are_reaped(dead, monkeypatch):
     """On an old macOS the known children are waited for by pid, and nobody else's."""
     known, other = dead(4), dead(0)
     monkeypatch.delattr(os, "waitid")
-    assert list(reaping.reap_any([known])) == [(known, 4)]
+    assert [found[:2] for found in reaping.reap_any([known])] == [(known, 4)]
     assert os.waitpid(other, 0)[0] == other

@@ -38,8 +38,9 @@ def make_row() -> Callable[..., Row]:
     """``make_row(activity, done=0)``: the row of generation 4, running ``shop.add`` since 1 s with a limit of 2 s."""
 
     def make(
-        activity: Activity = Activity.IDLE, *, done: int = 0, generation: int = GENERATION, hard: int = 3 * 10**9
-    ) -> Row:
-        return Row(activity, 9, hard, 10**9, 5, 6, 1, done, 0, generation, 4242, "an-id", "shop.add")
+        activity: Activity = Activity.IDLE, *, done: int = 0, generation: int = GENERATION, hard: int = 3 * 10**9,
+        soft: int = 0, memory: int = 0,
+    ) -> Row:  # fmt: skip
+        return Row(activity, 9, hard, soft, memory, 3, 10**9, 5, 6, 1, done, 0, generation, 4242, "an-id", "shop.add")
 
     return make

@@ -19,6 +19,10 @@ class FakePool:
     """What ``scale`` and ``recycle`` ask of a pool."""
 
     wanted = 2
+    quiet = False
+
+    def set_quiet(self, *, quiet: bool) -> None:
+        self.quiet = quiet
 
     def __init__(self) -> None:
         self.reconciled = 0
@@ -32,14 +36,41 @@ class FakePool:
         return len(slots) or self.wanted
 
 
+class FakeReporter:
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        self.told.append(str(kind))
+
+
+class FakeTemplate:
+    """A template that can be reloaded once."""
+
+    def __init__(self) -> None:
+        self.imports = False
+
+    def reload(self) -> bool:
+        self.imports, before = True, self.imports
+        return not before
+
+
 class FakeSupervisor:
     """What the requests ask of a supervisor."""
 
     node = "the-node"
     state = "serving"
 
+    @property
+    def serves(self) -> bool:
+        return self.state in ("serving", "quiet")
+
     def __init__(self) -> None:
         self.pool: FakePool | None = FakePool()
+        self.template = FakeTemplate()
+        self.reporter = FakeReporter()
         self.drained: list[tuple[str, float | None]] = []
 
     def drain(self, why: str, grace: float | None) -> None:
@@ -160,7 +191,9 @@ def test_a_node_that_does_not_serve_says_so(do: str, wire: Wire) -> None:
 def test_unknown_requests_name_the_known(wire: Wire) -> None:
     """A misspelt request is answered with those there are."""
     with pytest.raises(
-        ControlError, match=r"unknown request 'stauts'; known: drain, events, ready, recycle, scale, status"
+        ControlError,
+        match=r"unknown request 'stauts'; known: drain, events, quiet, ready, recycle, reload, "
+        r"resume, scale, status",
     ):
         wire.call("stauts")
 
@@ -255,3 +288,20 @@ def test_no_answer_in_time(wire: Wire) -> None:
     """A supervisor that does not answer costs its caller the timeout, and is named."""
     with pytest.raises(ControlError, match=r"did not answer 'status' within 0\.01 s"):
         wire.client.call("status", timeout=0.01)
+
+
+def test_quiet_and_resume(wire: Wire) -> None:
+    """A node is made quiet and resumes; asked twice, it tells it once."""
+    assert wire.call("quiet") == wire.call("quiet") == {"state": "quiet"}
+    assert wire.supervisor.pool is not None
+    assert wire.supervisor.pool.quiet
+    assert wire.call("resume") == {"state": "serving"}
+    assert not wire.supervisor.pool.quiet
+    assert wire.supervisor.reporter.told == ["node-quiet", "node-resumed"]
+
+
+def test_one_reload_at_a_time(wire: Wire) -> None:
+    """While the code is imported anew, a second reload is refused."""
+    assert wire.call("reload") == {"state": "reloading"}
+    with pytest.raises(ControlError, match="is being imported already"):
+        wire.call("reload")
