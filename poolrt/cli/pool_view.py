@@ -25,7 +25,7 @@ TASK_LEAST = 18
 """Columns the task's name keeps before other columns are dropped."""
 
 STYLES = {
-    "serving": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow",
+    "serving": "green", "quiet": "yellow", "starting": "yellow", "draining": "yellow", "stopping": "yellow",
     "up": "green", "retiring": "yellow", "condemned": "red", "dead": "red",
     "run": "bold cyan", "idle": "dim", "standby": "dim",
     "child-crashed": "red", "child-killed": "red", "child-boot-failed": "red", "task-dead": "bold red",
@@ -149,6 +149,7 @@ COLUMNS = (
     Column("TASKS", lambda child: _of_most(child.get("done"), child.get("max_tasks")), right=True, drop=9),
     Column("FAILED", lambda child: child.get("failed"), right=True, drop=4),
     Column("RSS", lambda child: size(child.get("rss")), right=True, drop=7),
+    Column("FDS", lambda child: child.get("fds") or "–", right=True, drop=2),
     Column("AGE", lambda child: seconds(child.get("age")), right=True, drop=1),
 )
 

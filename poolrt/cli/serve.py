@@ -93,6 +93,7 @@ def banner(app: str, settings: Settings) -> Iterator[str]:
         for setting in table()
         if setting.row.group in {"Hygiene", "Limits", "Shutdown"} and (value := getattr(settings, setting.name))
         if setting.name != "max_tasks_jitter" or settings.max_tasks_per_child
+        if not setting.row.choices or value != setting.default
     ]
     yield f"limits: {', '.join(limits)}"
 

@@ -33,11 +33,15 @@ class Enforcer:
 
     Args:
         board: their rows.
+        children: gives the pool's children.
         condemn: called with a child, the cause, and the verdict on its task, when it must be killed.
     """
 
-    def __init__(self, board: Board, condemn: Callable[[Child, str, str], None]) -> None:
+    def __init__(
+        self, board: Board, children: Callable[[], Iterable[Child]], condemn: Callable[[Child, str, str], None]
+    ) -> None:
         self._board = board
+        self._children = children
         self._condemn = condemn
         self._next_look = 0
 
@@ -45,7 +49,7 @@ class Enforcer:
         """Look at the next call: a child has started a task with an earlier deadline."""
         self._next_look = 0
 
-    def enforce(self, children: Iterable[Child]) -> int:
+    def enforce(self) -> int:
         """Do what is due, if it is time to look; CLOCK_MONOTONIC ns of the next look.
 
         Between two looks nobody's deadline passes: a child that starts a task with an earlier one pokes us.
@@ -56,7 +60,9 @@ class Enforcer:
         # Published before the rows are read: whoever starts meanwhile with an earlier deadline pokes.
         self._board.publish_next_wake(now + _LOOK_EVERY_NS)
         looks = [
-            self._look(child) for child in children if child.pid and child.state in (ChildState.UP, ChildState.RETIRING)
+            self._look(child)
+            for child in self._children()
+            if child.pid and child.state in (ChildState.UP, ChildState.RETIRING)
         ]
         kills, interrupts, wake = judge(looks, now, now + _LOOK_EVERY_NS)
         for interrupt in interrupts:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from typing import Any
+from typing import Any, Final
 
 from poolrt.board import Row
 from poolrt.events import EventKind
@@ -14,12 +15,27 @@ from poolrt.supervisor.exits import Ending, Exit
 from poolrt.supervisor.lifecycle import SCALED_DOWN, STOPPING, Child
 from poolrt.supervisor.reporter import Reporter
 
+_EXECUTOR: Final = f"{os.sep}poolrt{os.sep}child{os.sep}executor.py"
+"""The file whose frame calls the task."""
+
 
 def last_stacks(child: Child, row: Row, status: int) -> str:
     """The stacks that belong to this end: of a crash, or those asked for before the kill; empty for none."""
     crashed = status < 0 and status != -signal.SIGKILL
     asked = child.asked is not None and child.asked.word == row.sequence << 8 | row.activity
-    return read_stacks(child.stacks_fd) if (crashed or asked) and child.stacks_fd >= 0 else ""
+    return without_ours(read_stacks(child.stacks_fd)) if (crashed or asked) and child.stacks_fd >= 0 else ""
+
+
+def without_ours(stacks: str) -> str:
+    """faulthandler's text without what stands below the task in each stack: the runtime's frames and its caller's."""
+    kept: list[str] = []
+    ours = False
+    for line in stacks.splitlines():
+        is_frame = line.startswith("  ")
+        ours = is_frame and (ours or _EXECUTOR in line)
+        if not ours:
+            kept.append(line)
+    return "\n".join(kept).strip()
 
 
 def tell(

@@ -64,7 +64,7 @@ class Pool:
         self.template = template
         self._reporter = reporter
         self._lifelines = lifelines
-        self.enforcer = Enforcer(board, self.condemn)
+        self.enforcer = Enforcer(board, lambda: self.children, self.condemn)
         self.wanted = 0
         self.quiet = False
         self._children: dict[int, Child] = {}
@@ -328,7 +328,7 @@ class Pool:
             return
         obituary.tell(self._reporter, self.totals, child, row, verdict, status, peak_rss)
         if stack:
-            log.info("stacks of %r:\n%s", child, stack)
+            log.info("last stacks of %r:\n%s", child, stack)
         if verdict.early:
             self._failed_early(child, verdict.cause)
         self.reconcile()  # first: the fork goes on while the steward buries

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from poolrt.errors import ConfigurationError
-from poolrt.posix.signals import do_nothing, has_controlling_terminal, signal_name
+from poolrt.posix.signals import do_nothing, signal_name
 from poolrt.supervisor import orders
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _quit(supervisor: Supervisor, number: int) -> None:
 
 def _hang_up(supervisor: Supervisor, number: int) -> None:
     """From a terminal it says that the terminal is gone: nobody would be there to see the new code."""
-    if has_controlling_terminal():
+    if supervisor.on_terminal:
         supervisor.stop_by_signal(signal_name(number), None)
     else:
         orders.reload(supervisor)
@@ -80,11 +80,11 @@ ORDERS: dict[int, Callable[[Supervisor, int], None]] = {
 }
 
 
-def install(record: Callable[[int, FrameType | None], object]) -> None:
+def install(record: Callable[[int, FrameType | None], object], *, on_terminal: bool) -> None:
     """Let ``record`` take every signal of the table, but for what the starter ignored (nohup) and what a shell does."""
     for number in ORDERS:
-        if number == signal.SIGTSTP and has_controlling_terminal():
-            continue  # ^Z
+        if on_terminal and number in (signal.SIGTSTP, signal.SIGCONT):
+            continue  # ^Z and fg
         if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGCHLD:
             signal.signal(number, record)
     signal.signal(signal.SIGUSR2, do_nothing)

@@ -29,7 +29,7 @@ from poolrt.events import Event, EventKind
 from poolrt.posix.prctl import become_subreaper
 from poolrt.posix.processes import kill_descendants
 from poolrt.posix.reaping import reap_any
-from poolrt.posix.signals import wakeup_socket
+from poolrt.posix.signals import has_controlling_terminal, wakeup_socket
 from poolrt.posix.unix_sockets import AddressInUse
 from poolrt.settings import Settings
 from poolrt.states import NodeState
@@ -76,6 +76,8 @@ class Supervisor:
         self.exit_code = ExitCode.OK
         self.failure = ""
         """Why the node could not start or gave up."""
+        self.on_terminal = False
+        """Whether it was started from a terminal: asked when that is gone, the system says no."""
         self.app = self.broker = ""
         self.queue: notice.Status | None = None
         self.pool: Pool | None = None
@@ -126,7 +128,8 @@ class Supervisor:
         """Be this process until the node has stopped: signal handlers, orphans and all; ``failure`` says why not OK."""
         become_subreaper()
         wakeup = wakeup_socket()
-        signal_orders.install(self._record_signal)
+        self.on_terminal = has_controlling_terminal()
+        signal_orders.install(self._record_signal, on_terminal=self.on_terminal)
         self._watcher.watch(wakeup.fileno(), wakeup.drain)
         try:
             self.start()
@@ -145,7 +148,7 @@ class Supervisor:
         now = time.monotonic()
         wakes = [self._next_tick - now, self._drain.ends - now, self.stack_log.due - now]
         if self.pool is not None:
-            wakes.append((self.pool.enforcer.enforce(self.pool.children) - time.monotonic_ns()) / 1e9)
+            wakes.append((self.pool.enforcer.enforce() - time.monotonic_ns()) / 1e9)
             if pause := self.pool.next_start():
                 wakes.append(pause)
         if self.template.pause is not None:

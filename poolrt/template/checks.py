@@ -7,14 +7,12 @@ libraries' (OpenBLAS) survive a fork by their own handlers.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import threading
 from typing import TYPE_CHECKING
 
 from poolrt.app.task import soft_not_below_hard
 from poolrt.hygiene.memory import too_low
+from poolrt.posix.descriptors import peers
 
 if TYPE_CHECKING:
     from poolrt.app.app import App
@@ -28,19 +26,7 @@ def other_threads() -> list[str]:
 
 def connected_sockets(spare: int) -> list[str]:
     """The peers of connected sockets this process holds, but for the fd ``spare``; empty where /proc is missing."""
-    peers = []
-    for name in _fd_names():
-        fd = int(name)
-        if fd == spare:
-            continue
-        with contextlib.suppress(OSError):  # closed meanwhile, or not a socket
-            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(fd)) as copy:
-                if fd <= 2 and copy.family == socket.AF_UNIX:
-                    continue  # journald and others hand a socket as stdout
-                peers.append(_peer(copy))
-    return sorted(filter(None, peers))
+    return sorted(peer for fd, peer in peers().items() if fd != spare)
 
 
 def soft_limits_too_late(app: App, settings: Settings) -> list[str]:
@@ -65,25 +51,6 @@ def ceilings_too_low(app: App, settings: Settings, baseline: int) -> list[str]:
         settings: the node's.
         baseline: this process's resident size, in bytes.
     """
-    named = [(name, getattr(settings, name)) for name in ("max_memory_per_child", "memory_limit")]
+    named = [(name, getattr(settings, name)) for name in ("max_memory_per_child", "memory_limit", "pool_memory")]
     named += [(f"memory_limit of task {task.name}", task.options.memory_limit or 0) for task in app.tasks.values()]
     return too_low(baseline, [(name, ceiling) for name, ceiling in named if ceiling])
-
-
-def _fd_names() -> list[str]:
-    try:
-        return os.listdir("/proc/self/fd")
-    except OSError:
-        return []
-
-
-def _peer(sock: socket.socket) -> str:
-    """The peer's address; empty for sockets without a peer, and for a pair both of whose ends are here."""
-    try:
-        address = sock.getpeername()
-    except OSError:
-        return ""
-    if isinstance(address, tuple):
-        return f"{address[0]}:{address[1]}"
-    text = address.decode("utf-8", "replace") if isinstance(address, bytes) else str(address)
-    return text.replace("\0", "@")

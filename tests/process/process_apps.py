@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from poolrt import App
+from poolrt import App, TaskInterrupted
 
 TASKS: dict[str, tuple[Any, dict[str, Any]]] = {}
 HOOK_LEDGER = os.environ.get("TEST_HOOK_LEDGER", "")
@@ -145,6 +146,10 @@ def overrun(ledger, tag, how):
     write(ledger, tag, os.getpid(), time.time())
     if how == "sleep":
         time.sleep(60)
+    elif how == "grip":
+        ctypes.PyDLL(None).sleep(60)
+    elif how == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
     while True:
         if how == "loop":
             continue
@@ -201,6 +206,82 @@ def leave_strays(ledger, kind, gate="", how=""):
         await_file(gate)
     if how:
         end_by(how)
+
+
+@task()
+def tidy(ledger, gate):
+    """``hold`` that says when it was interrupted and cleaned up."""
+    write(ledger, "begin", os.getpid())
+    try:
+        await_file(gate)
+    except TaskInterrupted:
+        write(ledger, "tidied", os.getpid())
+        raise
+    return "done"
+
+
+@task()
+def stubborn(ledger, tag, gate):
+    """``hold`` that swallows whatever is raised in it."""
+    write(ledger, "begin", tag, os.getpid())
+    while True:
+        try:
+            await_file(gate)
+            return tag
+        except BaseException:
+            continue
+
+
+@task(time_limit=20)
+def grip(ledger):
+    """Hold the GIL in C until killed."""
+    write(ledger, "begin", os.getpid())
+    ctypes.PyDLL(None).sleep(60)
+
+
+@task()
+def children_of_init():
+    """How many children the first process of this pid namespace has."""
+    with open("/proc/1/task/1/children") as file:
+        return len(file.read().split())
+
+
+KEPT = []
+
+
+@task(memory_limit="200MiB")
+def hog(ledger, tag, mebibytes):
+    """Take so much memory, as fast as it goes."""
+    write(ledger, tag, os.getpid())
+    kept = [b"x" * (1 << 20) for _ in range(mebibytes)]
+    return len(kept)
+
+
+@task()
+def swell(ledger, tag, mebibytes, keep=False):  # noqa: FBT002  an argument of a task
+    """``hog`` without a limit; it may keep what it took."""
+    write(ledger, tag, os.getpid())
+    taken = [b"x" * (1 << 20) for _ in range(mebibytes)]
+    if keep:
+        KEPT.extend(taken)
+    return len(taken)
+
+
+@task()
+def litter(ledger, tag, mebibytes):
+    """Leave so much garbage in cycles, which only a collection frees."""
+    write(ledger, tag, os.getpid())
+    gc.disable()
+    for _ in range(mebibytes):
+        cycle = [b"x" * (1 << 20)]
+        cycle.append(cycle)
+    return mebibytes
+
+
+@task()
+def out_of_memory():
+    """What a refused allocation raises."""
+    raise MemoryError
 
 
 @task()

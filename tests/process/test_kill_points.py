@@ -5,9 +5,11 @@
 
 Each row says what must hold afterwards. What holds for all of them: the target ends exactly once and so do the tasks
 beside it, nothing is held, the node goes on (or is started again under its name, where the supervisor died), stops
-with 0 and leaves nothing. The points are made by ``kill_point_apps``, which the template imports.
+with 0 and leaves nothing. The points are made by ``kill_point_apps``, which the template imports. The faults of one
+point are made one after the other on one node: to start one for each would take most of the time.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,21 +22,21 @@ from poolrt.errors import ExitCode
 from poolrt.states import TaskState
 from stress.chaos.journal import Journal, complaints
 
-TARGET, MADE = "target", "made"  # as in kill_point_apps, which patches whoever imports it
-BESIDE = 20
+BEFORE, AFTER = 10, 10
 MOST_RERUNS = 64
 """A child's whole batch: what it had finished and not settled may run again, and no more than that."""
 
 
 class Row(NamedTuple):
-    """One point: what happens to the target if the process that is there dies there."""
+    """One point, and what becomes of the target if the process that is there dies there."""
 
     point: str
     runs: int
-    """How often user code of the target begins, if the child at the point dies; 1 if nobody that matters does."""
+    """How often user code of the target begins."""
     lost: int
-    """What its record then says was lost: 1 where the board says RUN."""
+    """What its record says was lost: 1 where the board said RUN."""
     task: str = "step"
+    arguments: tuple[object, ...] = ()
     state: TaskState = TaskState.SUCCEEDED
     concurrency: int = 2
 
@@ -49,9 +51,9 @@ POINTS = (
     Row("result-kept", 2, 0),
     Row("settle-sent", 2, 0),
     Row("settle-answered", 1, 0),
-    Row("leave-said", 2, 0, "leave", TaskState.FAILED),
-    Row("release-sent", 1, 0, "leave", TaskState.FAILED, concurrency=1),
-    Row("release-answered", 1, 0, "leave", TaskState.FAILED, concurrency=1),
+    Row("leave-said", 2, 0, "step", (True,), TaskState.FAILED),
+    Row("release-sent", 1, 0, "step", (True,), TaskState.FAILED, concurrency=1),
+    Row("release-answered", 1, 0, "step", (True,), TaskState.FAILED, concurrency=1),
 )
 FORKS = (
     Row("fork-asked", 2, 1, "hold"),
@@ -59,166 +61,196 @@ FORKS = (
     Row("boot-begun", 2, 1, "hold"),
     Row("boot-up", 2, 1, "hold"),
 )
-"""Here the target runs in another child, and is lost only if the template takes that one with it."""
+"""The target runs in another child: what is said of it holds where the template takes that one with it."""
 
-WHOM = ("child", "template", "steward", "supervisor", "child+supervisor", "template+supervisor", "child+steward")
-
-
-@pytest.fixture
-def kill_app(place):
-    """The app of kill_point_apps as its producers see it: its tasks' names, without its faults."""
-    app = App("kill-points", broker=f"sqlite:///{place}/p.db")
-    for name in ("step", "make", "leave", "hold"):
-        app.task(name=f"kill_point_apps.{name}")(lambda tag: None)
-    app.broker.depth()
-    Journal(place / "p.db").install()
-    yield app
-    app.close()
-
-
-@pytest.fixture
-def environ(place, ledger, gate):
-    """``environ(point, whom)``: what tells the app where to kill whom."""
-
-    def make(point, whom):
-        return {
-            "TEST_KILL_POINT": point, "TEST_KILL_WHOM": whom, "TEST_KILL_FLAG": str(place / "struck"),
-            "TEST_KILL_LEDGER": str(ledger), "TEST_KILL_GATE": str(gate), "TEST_KILL_ARMED": str(place / "armed"),
-        }  # fmt: skip
-
-    return make
-
-
-@pytest.fixture
-def story(place, kill_app, environ, serve, ledger, wait_for):
-    """The story of one row, step by step; see ``Story``."""
-    return Story(place, kill_app, environ, serve, ledger, wait_for)
-
-
-class Story:
-    """A node, its target among other tasks, and the fault."""
-
-    def __init__(self, place, app, environ, serve, ledger, wait_for):
-        self.struck = place / "struck"
-        self.journal = Journal(place / "p.db")
-        self.app, self.environ, self.serve, self.ledger, self.wait_for = app, environ, serve, ledger, wait_for
-        self.results = {}
-
-    def enqueue(self, task):
-        """Quick tasks, so that children know the name and hold several; the target; the tasks beside it."""
-        step, target = self.app.tasks["kill_point_apps.step"], self.app.tasks[f"kill_point_apps.{task}"]
-        self._add(step, [f"before{i}" for i in range(BESIDE)])
-        self.results[TARGET] = target.apply_async((TARGET,), task_id=TARGET)
-        self._add(step, [f"beside{i}" for i in range(BESIDE)])
-
-    def _add(self, step, tags):
-        self.results.update(zip(tags, step.enqueue_many([(tag,) for tag in tags]), strict=True))
-
-    def start(self, row, whom, name=""):
-        """Start the node, or start it again under its name."""
-        return self.serve("kill_point_apps:app", name=name, concurrency=row.concurrency,
-                          env=self.environ(row.point, whom))  # fmt: skip
-
-    def see_struck(self, node, row, whom):
-        """Wait until the fault was made, and start the node again if it took the supervisor; the node that serves."""
-        node.wait(self.struck.exists, f"the fault {row.point}: it was not made")
-        if "supervisor" not in whom:
-            return node
-        node.wait_end()
-        return self.start(row, whom, node.name)
-
-    def end(self, node, row, *, runs, lost, kills):
-        """Everything ends, once; then the node stops and nothing is held."""
-        records = {}
-        for tag, result in self.results.items():
-            found = self.app.broker.wait(result.id, 15)
-            assert found is not None, f"{tag} has not ended: it is {result.state}"
-            assert found.record is not None, f"{tag} ended without a record"
-            records[tag] = found
-        assert records[TARGET].state is row.state
-        assert records[TARGET].lost in lost
-        assert {found.state for tag, found in records.items() if tag != TARGET} == {TaskState.SUCCEEDED}
-        if TARGET in lost:
-            node.wait_event("task-requeued", task_id=TARGET)
-        assert node.stop() == ExitCode.OK
-        self.check_ledger(runs, kills)
-        assert self.app.broker.depth()[:4] == (0, 0, 0, 0)
-        assert self.app.broker.others() == [], "a start of the node is registered that has ended"
-
-    def check_ledger(self, runs, kills):
-        """The target ran as often as its row says; others ran again only if a child was killed."""
-        column = self.ledger.column()
-        assert column.count(TARGET) in runs
-        lives = self.journal.read()
-        wrong = {tag: complaints(lives[result.id]) for tag, result in self.results.items()}
-        assert {tag: said for tag, said in wrong.items() if said} == {}
-        again = {tag: column.count(tag) for tag in self.results if tag != TARGET and column.count(tag) != 1}
-        assert len(again) <= (MOST_RERUNS if kills else 0), again
-        assert set(again.values()) <= {2}, again
+WHOM = ("child", "steward", "child+steward", "template", "supervisor", "child+supervisor", "template+supervisor")
 
 
 def expected(row, whom):
-    """How often the target may have begun, and what may be lost, by whom the fault takes."""
-    if whom == "steward":
+    """How often the target may have begun, and what may be lost, when ``whom`` dies at the point."""
+    if whom == "steward" or (row in FORKS and "template" not in whom and "supervisor" not in whom):
         return {1}, {0}
-    if whom == "supervisor":  # the child goes on until the template sees it: to the end, or into any later step
-        return {1, 2}, {0, 1}
+    if whom == "supervisor" and row not in FORKS:
+        return {1, 2}, {0, 1}  # the child goes on until the template sees it: to the end, or into any later step
     return {row.runs}, {row.lost}
 
 
-@pytest.mark.parametrize("whom", WHOM)
+def events_of(whom):
+    """The kinds of events that tell of these deaths, where the supervisor lives to tell them."""
+    kinds = {"child": "child-crashed", "steward": "steward-replaced", "template": "template-lost"}
+    roles = kinds if "template" in whom else whom.split("+")
+    return {kinds[role] for role in roles}
+
+
+class Story:
+    """A node, and the faults made on it one after the other."""
+
+    def __init__(self, place, serve, row):
+        self.place, self.serve, self.row = place, serve, row
+        self.app = App("kill-points", broker=f"sqlite:///{place}/p.db")
+        for name in ("step", "make", "hold"):
+            self.app.task(name=f"kill_point_apps.{name}")(lambda *args: None)
+        self.app.broker.depth()
+        self.journal = Journal(place / "p.db")
+        self.journal.install()
+        self.node = None
+        self.results = {}
+
+    def start(self):
+        """Start the node, again if it was there, and wait until it works."""
+        name = self.node.name if self.node else ""
+        env = {"TEST_KILL_POINT": self.row.point, "TEST_KILL_FOLDER": str(self.place)}
+        self.node = self.serve("kill_point_apps:app", name=name, concurrency=self.row.concurrency, env=env)
+        self.node.wait_event("node-started")
+
+    def wait_steady(self):
+        """Wait until every process of the node is there and ready."""
+
+        def steady():
+            status = self.node.status()
+            states = [status["steward"] and status["steward"]["state"], *(row["state"] for row in status["children"])]
+            return states == ["up"] * (1 + self.row.concurrency)
+
+        self.node.wait(steady, "steward and children are up")
+
+    def enqueue(self, whom):
+        """Quick tasks, so that children know the name and hold several; the target; the tasks beside it."""
+        self.results = {}
+        if self.row.concurrency == 1:  # the only child is kept busy, so that it holds some of what comes next
+            self.results[f"{whom}.first"] = self.app.tasks["kill_point_apps.hold"].delay(f"{whom}.first")
+        self._add(f"{whom}.before", BEFORE)
+        target = self.app.tasks[f"kill_point_apps.{self.row.task}"]
+        self.results[whom] = target.apply_async((whom, *self.row.arguments), task_id=f"target.{whom}")
+        self._add(f"{whom}.after", AFTER)
+        if self.row.task == "make":
+            self.results[f"made.{whom}"] = self.app.result(f"made.{whom}")
+        (self.place / f"gate.{whom}.first").touch()
+
+    def _add(self, tag, count):
+        tags = [f"{tag}{i}" for i in range(count)]
+        step = self.app.tasks["kill_point_apps.step"]
+        self.results.update(zip(tags, step.enqueue_many([(tag,) for tag in tags]), strict=True))
+
+    def see_struck(self, whom):
+        """Wait until the fault was made, and start the node again if it took the supervisor."""
+        self.node.wait((self.place / f"struck.{whom}").exists, "the fault was made", 5)
+        if "supervisor" in whom:
+            self.node.wait_end()
+            self.start()
+
+    def check(self, whom, ledger, told):
+        """Everything has ended, once; ``told`` events came before the fault."""
+        runs, lost = expected(self.row, whom)
+        records = {tag: self.app.broker.wait(result.id, 10) for tag, result in self.results.items()}
+        missing = [f"{tag} is {self.results[tag].state}" for tag, found in records.items() if not found]
+        assert not missing
+        assert records[whom].state is self.row.state
+        assert records[whom].lost in lost
+        others = {tag: found for tag, found in records.items() if tag != whom}
+        assert {found.state for found in others.values()} == {TaskState.SUCCEEDED}
+        column = ledger.column()
+        assert column.count(whom) in runs, f"it ran {column.count(whom)} times"
+        again = [column.count(tag) for tag in others if column.count(tag) != 1]
+        assert set(again) <= {2}, "each of the others ran once, or was finished and not settled, and ran twice"
+        assert len(again) <= (0 if whom == "steward" else MOST_RERUNS)
+        lives = self.journal.read()
+        wrong = {tag: complaints(lives[result.id]) for tag, result in self.results.items()}
+        assert {tag: said for tag, said in wrong.items() if said} == {}
+        if lost == {1}:
+            self.node.wait_event("task-requeued", task_id=f"target.{whom}")
+        if "supervisor" not in whom:
+            wanted = events_of(whom)
+            self.node.wait(lambda: self.kinds(told) >= wanted, f"the events {wanted}", 5)
+            assert self.kinds(told) & events_of("template") == wanted
+
+    def kinds(self, told):
+        """The kinds of the node's events after the first ``told``."""
+        return {event["kind"] for event in self.node.events()[told:]}
+
+    def stop(self):
+        """Stop the node; nothing is held, and no start of it is registered any more."""
+        assert self.node.stop() == ExitCode.OK
+        assert self.app.broker.depth()[:4] == (0, 0, 0, 0)
+        assert self.app.broker.others() == []
+
+
+@contextlib.contextmanager
+def named(row, whom):
+    """Name the row that an assertion is about."""
+    try:
+        yield
+    except (AssertionError, pytest.fail.Exception) as error:
+        error.add_note(f"in the row: {whom} killed at {row.point}")
+        raise
+
+
+@pytest.fixture
+def story(place, serve):
+    """``story(row)``: see ``Story``."""
+    made = []
+
+    def make(row):
+        made.append(Story(place, serve, row))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.app.close()
+
+
 @pytest.mark.parametrize("row", POINTS, ids=lambda row: row.point)
-def test_a_delivery_is_cut_at_each_step(story, row, whom):
+def test_a_delivery_is_cut_at_each_step(story, ledger, row):
     """Whoever dies at this step of a delivery, it ends once, and ran again only as often as the step allows."""
-    story.enqueue(row.task)
-    node = story.start(row, whom)
-    node = story.see_struck(node, row, whom)
-    runs, lost = expected(row, whom)
-    if row.task == "make":
-        story.results[MADE] = story.app.result(MADE)
-    story.end(node, row, runs=runs, lost=lost, kills=whom != "steward")
-    if lost == {1}:
-        assert node.events("task-requeued", task_id=TARGET)
-    if "supervisor" not in whom:
-        for role, kind in (("child", "child-crashed"), ("template", "template-lost"), ("steward", "steward-replaced")):
-            assert bool(node.events(kind)) == (role in whom or "template" in whom), kind
+    told = story(row)
+    told.start()
+    for whom in WHOM:
+        with named(row, whom):
+            told.wait_steady()
+            before = len(told.node.events())
+            told.enqueue(whom)
+            told.see_struck(whom)
+            told.check(whom, ledger, before)
+    told.stop()
 
 
-@pytest.mark.parametrize("whom", WHOM)
 @pytest.mark.parametrize("row", FORKS, ids=lambda row: row.point)
-def test_a_fork_is_cut_at_each_step(story, row, whom, gate, is_gone, tmp_path):
+def test_a_fork_is_cut_at_each_step(story, ledger, place, is_gone, wait_for, row):
     """Whoever dies while a child is made, the task that runs next door ends once, and the place is filled."""
-    if row.point == "fork-asked" and "child" in whom:
-        pytest.skip("there is no child yet")
-    story.enqueue(row.task)
-    node = story.start(row, whom)
-    story.wait_for(lambda: TARGET in story.ledger.column(), "the target runs")
-    node.wait_up(2)
-    runs_in = int(next(words[1] for words in story.ledger.lines() if words[0] == TARGET))
-    (story.struck.parent / "armed").touch()
-    node.call("recycle")
-    takes_it = "template" in whom or "supervisor" in whom
-    again = story.see_struck(node, row, whom)
-    if takes_it:
-        story.wait_for(lambda: is_gone(runs_in), "the target's child is gone")
-    gate.touch()
-    runs, lost = ({2}, {1}) if takes_it else ({1}, {0})
-    story.end(again, row, runs=runs, lost=lost, kills=takes_it)
+    told = story(row)
+    told.start()
+    for whom in WHOM:
+        if row.point == "fork-asked" and "child" in whom:
+            continue  # there is none yet
+        with named(row, whom):
+            told.wait_steady()
+            before = len(told.node.events())
+            told.enqueue(whom)
+            told.node.wait(lambda whom=whom: whom in ledger.column(), "the target runs")
+            first = next(int(words[1]) for words in ledger.lines() if words[0] == whom)
+            (place / "armed").write_text(whom)
+            told.node.call("recycle")
+            told.see_struck(whom)
+            (place / "armed").unlink()
+            if expected(row, whom) != ({1}, {0}):
+                wait_for(lambda first=first: is_gone(first), "the target's child is gone with its template")
+            (place / f"gate.{whom}").touch()
+            told.check(whom, ledger, before)
+    told.stop()
 
 
 @pytest.mark.parametrize("point", ["enqueue-sent", "enqueue-answered"])
-def test_the_producer_dies_while_it_enqueues(story, kill_app, environ, place, ledger, wait_for, point):
+def test_the_producer_dies_while_it_enqueues(story, place, ledger, point):
     """Before the commit nothing was enqueued; after it the task is there, and runs though nobody was woken for it."""
-    node = story.serve("kill_point_apps:app", env=environ("", "")).wait_up()
-    program = "import kill_point_apps as it\nit.step.apply_async((it.TARGET,), task_id=it.TARGET)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=False, cwd=place,
-        env={**os.environ, **environ(point, "producer"), "TEST_KILL_PRODUCER": "1"},
-    )  # fmt: skip
-    assert done.returncode == -9
+    told = story(Row(point, 1, 0))
+    told.start()
+    told.wait_steady()
+    program = "import kill_point_apps as it; it.step.apply_async(('t',), task_id='target.producer')"
+    env = {**os.environ, "TEST_KILL_POINT": point, "TEST_KILL_FOLDER": str(place)}
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=env).returncode == -9
+    result = told.app.result("target.producer")
     if point == "enqueue-answered":
-        assert kill_app.result(TARGET).get(10) is None or ledger.column() == [TARGET]
-        assert ledger.column() == [TARGET]
+        assert told.app.broker.wait(result.id, 10).state is TaskState.SUCCEEDED
+        assert ledger.column() == ["t"]
     else:
-        assert kill_app.result(TARGET).state is TaskState.UNKNOWN
-    assert node.stop() == ExitCode.OK
+        assert result.state is TaskState.UNKNOWN
+    told.stop()

@@ -6,9 +6,10 @@ from poolrt.errors import TimeLimitExceeded
 from poolrt.states import TaskState
 
 
-@pytest.mark.parametrize("how", ["sleep", "loop", "stubborn"])
+@pytest.mark.parametrize("how", ["sleep", "loop", "stubborn", "grip", "stopped"])
 def test_the_slot_is_free_soon_after_the_limit(serve, tasks, ledger, record, how):
-    """A sleep, a busy loop, a task that swallows everything: each ends with TimeLimitExceeded within limit + 1 s."""
+    """A sleep, a busy loop, a task that swallows everything, one that holds the GIL in C, one that is stopped: each
+    ends with TimeLimitExceeded within limit + 1 s, and with its last stack unless it is stopped."""
     result = tasks.overrun.delay(str(ledger), "t", how)
     after = tasks.note.delay(str(ledger), "after")
     node = serve()
@@ -23,6 +24,9 @@ def test_the_slot_is_free_soon_after_the_limit(serve, tasks, ledger, record, how
     assert (ended.state, ended.error.type, ended.lost) == (TaskState.FAILED, "TimeLimitExceeded", 0)
     assert 0.3 <= ended.runtime < 1.3
     assert ended.envelope is not None
+    assert ended.status == -9
+    assert ended.peak_memory > 1 << 20
+    assert ("in overrun" in ended.stack) is (how != "stopped")
     assert ledger.column() == ["t", "after"], "the task ran once"
     (told,) = node.wait_event("task-failed")
     assert told["task_id"] == result.id

@@ -88,7 +88,7 @@ def test_past_its_soft_limit(make_child: Make, make_row: MakeRow) -> None:
         assert judge([Look(child, row, 1, 0)], due - 1, 99 * SECOND) == ([], [], due)
         kills, interrupts, wake = judge([Look(child, row, 1, 0)], due, 99 * SECOND)
         assert (kills, interrupts) == ([], [Interrupt(child, row.sequence, Interruption.SOFT_LIMIT)])
-        assert wake == (expected + [7 * SECOND])[count + 1]
+        assert wake == [*expected, 7 * SECOND][count + 1]
 
 
 def test_a_count_of_another_run_does_not_hold(make_child: Make, make_row: MakeRow) -> None:
