@@ -90,9 +90,11 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.cause:
             text += f": {self.cause}"
         if self.numbers:
-            text += " [" + ", ".join(f"{name}={_short(value)}" for name, value in self.numbers.items()) + "]"
+            text += " [" + ", ".join(f"{name}={_short(name, value)}" for name, value in self.numbers.items()) + "]"
         return text
 
 
-def _short(value: Any) -> str:
+def _short(name: str, value: Any) -> str:
+    if name.endswith("rss"):
+        return f"{value / (1 << 20):.1f} MiB"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -58,9 +58,10 @@ def test_neighbours_of_a_killed_task_are_put_back_uncounted(serve, tasks, ledger
 
 
 def test_two_hundred_tasks_about_as_long_as_their_limit(serve, tasks, ledger, record):
-    """Tasks that end within 0.4 ms of their limit: each runs once and ends once, and only its own limit kills it."""
+    """Tasks that end from 2 ms before their limit to 8 ms after it, while their stacks are asked for: each runs once and
+    ends once, and only its own limit kills it."""
     limit = 0.02
-    lengths = [limit + (i % 41 - 20) * 20e-6 for i in range(200)]
+    lengths = [limit + (i % 41 - 8) * 250e-6 for i in range(200)]
     results = tasks.about.enqueue_many([(str(ledger), i, length) for i, length in enumerate(lengths)])
     node = serve(concurrency=2)
     records = []
