@@ -39,18 +39,19 @@ class Drain:
         self.forced = False
         self._since = 0.0
         self._interrupted = False
+        self._settling = False
 
     def begin(self, grace: float) -> None:
         """Begin, or shorten what has begun; ``grace`` in seconds."""
         now = time.monotonic()
-        if not self._interrupted:
+        if not self._interrupted and not self._settling:
             self.ends = min(self.ends, now + grace)
         if not self.began:
             self.began, self._since = True, now
 
     def again(self, name: str) -> None:
         """A second signal: the grace is over."""
-        if time.monotonic() - self._since >= _ONE_STOP and not self._interrupted:
+        if time.monotonic() - self._since >= _ONE_STOP and not self._interrupted and not self._settling:
             log.warning("second %s: stopping now", name)
             self.ends = time.monotonic()
 
@@ -66,10 +67,12 @@ class Drain:
             if now >= self.ends:
                 self._end_children(pool, now)
             return False
+        if not self._settling:
+            self._settling = True
+            self.ends = now + _STEWARD_MAY_TAKE
         steward = pool.steward
         if steward is not None and steward.state is ChildState.UP and (pool.settled or failed):
             pool.retire(steward, STOPPING)
-            self.ends = max(self.ends, now + _STEWARD_MAY_TAKE)
         return now >= self.ends or (steward is None and (pool.settled or failed))
 
     def _end_children(self, pool: Pool, now: float) -> None:

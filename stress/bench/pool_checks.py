@@ -1,14 +1,15 @@
-"""Checks of poolrt alone: how fast a child is replaced, what an idle pool costs, whether the supervisor grows."""
+"""Checks of poolrt alone: how fast a child is replaced, what an idle pool costs, whether the supervisor grows, what
+hygiene costs."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 from stress.bench import environments
-from stress.bench.measure import quantile
+from stress.bench.measure import drain, quantile
 from stress.bench.report import table, verdict
 from stress.bench.site import Site, answer_of
-from stress.bench.variants import Size
+from stress.bench.variants import VARIANTS, Size
 
 # The app's imports, and the p50 in ms under which a child of it must be replaced.
 REPLACEMENT = {"poolrt_app": None, "poolrt_sqlalchemy_app": 10.0, "poolrt_pandas_app": 20.0}
@@ -70,4 +71,32 @@ def flat(site: Site, size: Size) -> tuple[dict[str, Any], str]:
     return found, table(["tasks done", "supervisor RSS MiB"], rows) + "\n" + closing
 
 
-CHECKS = {"replacement": replacement, "idle": idle, "flat": flat}
+HYGIENE_OFF = ("--leak-action", "ignore")
+HYGIENE_ON = (
+    "--leak-action", "recycle", "--max-memory-per-child", "4GiB", "--memory-limit", "8GiB", "--pool-memory", "16GiB",
+    "--time-limit", "1h", "--soft-time-limit", "50m",
+)  # fmt: skip
+HYGIENE_US = 10.0
+
+
+def hygiene(site: Site, size: Size) -> tuple[dict[str, Any], str]:
+    """Take what limits and audits cost a no-op: all of them on against all off, turn by turn."""
+    repetitions = {"small": 3, "full": 9}[size]
+    variant = VARIANTS["poolrt/sqlite"]
+    takes: dict[str, list[dict[str, Any]]] = {"off": [], "on": []}
+    for _ in range(repetitions):
+        for name, flags in (("off", HYGIENE_OFF), ("on", HYGIENE_ON)):
+            takes[name].append(drain(variant, "noop", variant.tasks[size], site, more=flags))
+    rows = []
+    for name, taken in takes.items():
+        cpu, rate = (sorted(take[key] for take in taken) for key in ("worker_cpu_us", "mid_per_s"))
+        rows.append([name, f"{quantile(cpu, 0.5):.1f} ({cpu[0]:.1f}..{cpu[-1]:.1f})", f"{quantile(rate, 0.5):,.0f}"])
+    pairs = sorted(on["worker_cpu_us"] - off["worker_cpu_us"] for off, on in zip(*takes.values(), strict=True))
+    cost = quantile(pairs, 0.5)
+    closing = f"On costs {cost:.1f} us of CPU a task ({pairs[0]:.1f}..{pairs[-1]:.1f} over {repetitions} pairs), "
+    closing += verdict(f"< {HYGIENE_US:.0f} us", met=cost < HYGIENE_US) + "\n"
+    text = table(["hygiene", "worker CPU us a task: median (range)", "tasks/s: median"], rows)
+    return {"takes": takes, "cost_us": cost}, text + "\n" + closing
+
+
+CHECKS = {"replacement": replacement, "idle": idle, "flat": flat, "hygiene": hygiene}
