@@ -104,6 +104,8 @@ class NodeFiles(_Notice, frozen=True):
 
     incarnation: str
     node: str
+    may_open: int = 0
+    """The soft limit of descriptors that the supervisor was started with, to be its children's again; 0: as it is."""
 
 
 # ---- supervisor to child

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+import math
+import time
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from poolrt.codec import decode
 from poolrt.errors import (
@@ -17,7 +19,16 @@ from poolrt.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from poolrt.message import Record, decode_record
+from poolrt.message import (
+    Delivery,
+    ErrorInfo,
+    Message,
+    Outcome,
+    Record,
+    decode_message,
+    decode_record,
+    encode_record,
+)
 from poolrt.states import FINAL, TaskState
 
 if TYPE_CHECKING:
@@ -33,6 +44,9 @@ _BY_STATE: dict[TaskState, type[TaskFailed]] = {
 _BY_CAUSE: dict[str, type[TaskFailed]] = {
     kind.__name__: kind for kind in (WorkerLost, TimeLimitExceeded, MemoryLimitExceeded)
 }
+
+_DEFAULT_TTL: Final = 86_400.0
+"""Seconds the record of a cancelled task is kept whose message says nothing, or nonsense."""
 
 
 class AsyncResult(Generic[R]):
@@ -121,6 +135,14 @@ class AsyncResult(Generic[R]):
             )
         return self._value()
 
+    def cancel(self) -> bool:
+        """Keep a task that waits from starting: it ends as cancelled at once, and ``get`` raises TaskCancelled.
+
+        True if it was waiting, queued or delayed, also for its next attempt. False, and it goes on, if a worker has
+        it already: running tasks cannot be cancelled yet. False too if it has ended or is unknown.
+        """
+        return self._broker.cancel(self.id, _cancelled)
+
     def forget(self) -> bool:
         """Delete the record of the ended task; whether there was one."""
         self._record = None
@@ -152,3 +174,31 @@ class AsyncResult(Generic[R]):
         kind = _BY_CAUSE.get(info.type) or _BY_STATE.get(record.state, TaskFailed)
         text = f"{record.task}#{self.id} {record.state}: {info.type}: {info.text}"
         return kind(text, task_id=self.id, cause=info.type, traceback=info.traceback)
+
+
+def _cancelled(delivery: Delivery) -> Outcome:
+    """The end of a message that is cancelled while it waits."""
+    try:
+        message = decode_message(delivery.envelope)
+    except DecodingError:  # one that nobody can read may be cancelled too
+        message = Message(delivery.task_id, "", b"")
+    now = time.time()
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))
+    record = Record(
+        TaskState.CANCELLED, message.task, now, attempt=message.attempt, lost=delivery.lost, envelope=delivery.envelope,
+        error=ErrorInfo("Cancelled", f"cancelled at {when} UTC: {_history(delivery, message)}"),
+    )  # fmt: skip
+    ttl = message.result_ttl  # what came from outside may be NaN
+    ttl = ttl if ttl is not None and 0 <= ttl < math.inf else _DEFAULT_TTL
+    return Outcome(delivery, TaskState.CANCELLED, encode_record(record), ttl)
+
+
+def _history(delivery: Delivery, message: Message) -> str:
+    """Whether a message that waits has ever started, as far as anybody knows."""
+    if delivery.lost:
+        return f"it had started; deliveries lost: {delivery.lost}"
+    if delivery.suspect:
+        return "a node that died had held it, and may have started it"
+    if message.attempt > 1:
+        return f"attempt {message.attempt - 1} had failed, the next had not started"
+    return "it had not started"

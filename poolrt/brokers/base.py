@@ -1,8 +1,8 @@
 """The broker's contract, on one page.
 
     producer   enqueue ─▶ QUEUED or DELAYED ──reserve──▶ RESERVED by an owner ──settle──▶ a Record, or nothing
-                                ▲   └──promote──▶ QUEUED      │ release: back at its old place
-                                └──────── bury, rescue ◀──────┘ the owner died
+                          │     ▲   └──promote──▶ QUEUED      │ release: back at its old place
+           cancel ◀───────┘     └──────── bury, rescue ◀──────┘ the owner died
 
 What every broker promises, and tests/brokers/ checks on each (protocol.md gives the failure behind each rule):
 
@@ -20,7 +20,7 @@ What a broker must never do: decode an envelope, run user code, or act on wall t
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,6 +92,13 @@ class Broker(abc.ABC):
     def wait(self, task_id: str, timeout: float | None) -> Found | None:
         """Block until the task has a record, then return it; None after ``timeout`` seconds, and at once when there
         is neither message nor record: unknown, or ended without one. Never polls."""
+
+    @abc.abstractmethod
+    def cancel(self, task_id: str, outcome_of: Callable[[Delivery], Outcome]) -> bool:
+        """In one atomic step end a message that waits, queued or delayed, with the Outcome of it, which is given as a
+        delivery that nobody holds. False, and nothing is changed, if it is reserved, ended or unknown.
+
+        ``outcome_of`` is poolrt's own and only computes: it may be called again, or in vain, if others are faster."""
 
     @abc.abstractmethod
     def forget(self, task_id: str) -> bool:

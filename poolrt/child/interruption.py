@@ -9,7 +9,7 @@
                     └────── stage, by the time since the first signal that could be delivered
                               S0            before the next statement of user code outside libraries and cleanups
                               S1  +100 ms   here, if this very frame has been waited for and may be cut where it stands
-                              S2  +1 s      here
+                              S2  +1 s      here (a stop: +0.2 s)
 
 An exception that a signal handler raises appears between two instructions of whatever runs: raised at once, it leaked
 136 of 4,000 connections of redis-py's pool and made one caller read another's reply. So S0 waits for a place where
@@ -25,7 +25,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from poolrt.child.line_events import LineEvents
-from poolrt.child.safe_points import is_cleanup, is_protected, module_of
+from poolrt.child.safe_points import is_cleanup, is_protected, module_of, points_of
 from poolrt.errors import SoftTimeLimitExceeded, TaskInterrupted
 from poolrt.shield import SHIELD
 from poolrt.states import Interruption
@@ -37,9 +37,11 @@ if TYPE_CHECKING:
 
     from poolrt.board import RowWriter
 
-# Shorter than the supervisor's 100 ms and 1 s: the first signal may have been handled late, behind a long C call.
-S1_AFTER: Final = 0.08
-S2_AFTER: Final = 0.8
+S1_AFTER: Final = 0.05
+"""Seconds since the first signal that could be delivered. Half of the supervisor's 100 ms: a first signal handled late,
+on a busy machine or behind a long C call, must not make the second one a first again."""
+S2_AFTER: Final = {Interruption.SOFT_LIMIT: 0.5, Interruption.STOP: 0.2}
+"""The same for S2. A stop has less time: the node kills what is left."""
 
 _OURS: Final = {__name__, LineEvents.__module__}
 _LOOPS: Final = {"asyncio", "selectors", "uvloop"}
@@ -47,10 +49,8 @@ _REASONS: Final = frozenset(Interruption)
 
 
 def exception_for(reason: Interruption) -> SoftTimeLimitExceeded | TaskInterrupted:
-    """What the task sees of an interruption."""
-    if reason is Interruption.SOFT_LIMIT:
-        return SoftTimeLimitExceeded("the task has run past its soft time limit")
-    return TaskInterrupted("the node stops now")
+    """What the task sees of an interruption; the executor adds what it knows of the run."""
+    return SoftTimeLimitExceeded() if reason is Interruption.SOFT_LIMIT else TaskInterrupted()
 
 
 class Interrupter:
@@ -72,11 +72,11 @@ class Interrupter:
         self._clock = clock
         self._is_open = False
         self._runtime: CodeType | None = None
-        self._lines = LineEvents(self._at_point)
+        self._lines = LineEvents(self._at_line)
         self._heard = 0
         self._since = 0.0
         self._awaited: list[FrameType] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._missed = False
         self._task: asyncio.Task[object] | None = None
 
     def install(self) -> None:
@@ -99,16 +99,17 @@ class Interrupter:
         if self._heard or SHIELD.depth:
             self._heard = 0
             self._awaited = []
+            self._missed = False
             self._lines.stop()
             SHIELD.take_down()
 
     def entering_loop(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[object]) -> None:
         """The run is ``task``, run by ``loop`` in this thread: until `leaving_loop` it is interrupted by a cancel."""
-        self._loop, self._task = loop, task
+        self._task = task
 
     def leaving_loop(self) -> None:
         """The loop has stopped; a cancellation still on its way to it does nothing."""
-        self._loop = self._task = None
+        self._task = None
 
     # ---- deciding
 
@@ -117,41 +118,42 @@ class Interrupter:
         wanted = self._row.interruption
         if not self._is_open or frame is None or wanted >> 8 != self._row.sequence or wanted & 0xFF not in _REASONS:
             return
-        now = self._clock()
         if wanted != self._heard:
-            self._heard, self._since = wanted, now
+            self._heard, self._since = wanted, self._clock()
         if self._is_held_off():
-            self._since = now  # what could not be delivered begins with S0
+            return
+        reach = self._reach(frame)
+        if reach is None:
+            self._missed = True  # `_at_line` runs, and looks at it
         elif self._task is not None:
-            self._interrupt_async(frame, now - self._since)
+            self._interrupt_async(self._task, frame)
+        elif self._is_due_here(frame, reach):
+            self._raise()
         else:
-            self._interrupt(frame, now - self._since)
+            self._await_line(reach)
 
     def _is_held_off(self) -> bool:
         """Whether the task must not be interrupted at all now; remembers it if a shield is the reason."""
-        if _is_cleaning_up():
-            return True
         if SHIELD.depth:
             SHIELD.pending = self._on_shield_left
-        return SHIELD.depth > 0
+        elif not _is_cleaning_up():
+            return False
+        self._since = self._clock()  # what could not be delivered begins with S0
+        return True
 
-    def _interrupt(self, frame: FrameType, waited: float) -> None:
-        reach = self._reach(frame)
-        if reach is None:
-            return
+    def _is_due_here(self, frame: FrameType, reach: list[FrameType]) -> bool:
+        if self._is_last_stage():
+            return True
         # Only a frame that was waited for: another one may be between `lock.acquire()` and its `try`.
-        stuck = reach[:1] == [frame] and frame in self._awaited and not is_cleanup(frame)
-        if waited >= S2_AFTER or (waited >= S1_AFTER and stuck):
-            self._raise_here()
-        self._await_point(reach)
+        stuck = frame in self._awaited and reach[:1] == [frame] and not is_cleanup(frame)
+        return stuck and self._clock() - self._since >= S1_AFTER
 
-    def _interrupt_async(self, frame: FrameType, waited: float) -> None:
-        loop, task = self._loop, self._task
-        if loop is None or task is None or task.done() or task.cancelling():
-            return  # it cleans up
-        if waited >= S2_AFTER and module_of(frame) not in _LOOPS and self._reach(frame) is not None:
-            self._raise_here()  # synchronous code has kept the loop from cancelling the task
-        loop.call_soon_threadsafe(self._cancel, task)
+    def _is_last_stage(self) -> bool:
+        return self._clock() - self._since >= S2_AFTER[self._reason]
+
+    @property
+    def _reason(self) -> Interruption:
+        return Interruption(self._heard & 0xFF)
 
     def _reach(self, frame: FrameType) -> list[FrameType] | None:
         """The frames of the task, from ``frame`` outwards, that may be cut before a statement of theirs.
@@ -174,50 +176,55 @@ class Interrupter:
 
     # ---- delivering
 
-    def _await_point(self, reach: list[FrameType]) -> None:
+    def _await_line(self, reach: list[FrameType]) -> None:
         self._awaited = reach
         self._lines.watch(reach)
 
-    def _at_point(self, frame: FrameType) -> None:
-        """Called before a statement of a watched frame, in any thread: things may have changed since it was watched."""
-        if not self._is_open or not self._awaited or self._is_held_off():
-            return
-        reach = self._reach(frame)
-        if reach and reach[0] is frame:
-            self._raise()
+    def _at_line(self, frame: FrameType) -> bool:
+        """Called before each line of the awaited frames, and of others; whether this line need not be told again."""
+        raisable = frame.f_lasti in points_of(frame.f_code).raisable
+        if self._is_open and frame in self._awaited and (raisable or self._missed) and not self._is_held_off():
+            self._missed = False
+            reach = self._reach(frame)  # things may have changed since it was awaited: a generator has other callers
+            if reach and ((raisable and reach[0] is frame) or self._is_due_here(frame, reach)):
+                self._raise()
+        return not raisable
 
     def _on_shield_left(self, frame: FrameType) -> None:
         """``frame`` leaves the outermost shield: raise here unless a library called it, our own broker for example."""
         if not self._is_open or self._is_held_off():
             return
-        if self._task is not None:
-            self._interrupt_async(frame, 0.0)
-            return
         caller = frame.f_back
         outside = self._reach(caller) if caller is not None else None
-        if outside is None or caller is None:
+        if caller is None or outside is None:
+            return
+        if self._task is not None:
+            self._interrupt_async(self._task, frame)
             return
         callers_may = caller.f_code is self._runtime or (outside[:1] == [caller] and not is_cleanup(caller))
         if callers_may and not is_protected(frame):
-            self._raise_here()
-        self._await_point(outside)
-
-    def _raise_here(self) -> None:
-        self._lines.stop()
-        self._raise()
+            self._raise()
+        self._await_line(outside)
 
     def _raise(self) -> None:
-        reason = Interruption(self._heard & 0xFF)
-        self.raised = reason
+        self._lines.stop()
         self._awaited = []
         SHIELD.pending = None
-        raise exception_for(reason)
+        self.raised = self._reason
+        raise exception_for(self.raised)
+
+    def _interrupt_async(self, task: asyncio.Task[object], frame: FrameType) -> None:
+        if task.done() or task.cancelling():
+            return  # it cleans up
+        if self._is_last_stage() and module_of(frame) not in _LOOPS:
+            self._raise()  # synchronous code has kept the loop from cancelling the task
+        task.get_loop().call_soon_threadsafe(self._cancel, task)
 
     def _cancel(self, task: asyncio.Task[object]) -> None:
         """Called by the loop: soon, or in a later run."""
         if not self._is_open or task is not self._task or task.done() or task.cancelling() or self._is_held_off():
             return
-        self.raised = self.cancelled = Interruption(self._heard & 0xFF)
+        self.raised = self.cancelled = self._reason
         task.cancel()
 
 

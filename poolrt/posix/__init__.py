@@ -14,7 +14,9 @@ and says in its docstring what it does instead.
 `unix_sockets`            private listening sockets, datagrams, packets that carry fds
 `files`                   private files and directories, file system types, the runtime directory
 `waiting`                 idle children share one fd without all waking
-`memory`                  give free memory back; what CPU and memory the cgroup leaves
+`descriptors`             how many descriptors are open, the next free number, what each one is
+`stacks`                  a process writes its Python stacks into a file, also while it hangs or crashes
+`memory`                  the resident size of a process; give free memory back; what CPU and memory the cgroup leaves
 `signals`                 no-op handlers, defaults, the wake-up socket
 ========================  ==========================================================================================
 """

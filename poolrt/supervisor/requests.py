@@ -37,7 +37,12 @@ def _status(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> 
 
 
 def _ready(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
-    supervisor.await_ready(client)
+    """Answered when the first child is up, or when the start has failed."""
+    supervisor.gate.wait(client)
+    if supervisor.failure:
+        supervisor.gate.refuse(supervisor.failure, int(supervisor.exit_code))
+    elif supervisor.pool is not None and any(child.up_at for child in supervisor.pool.children):
+        supervisor.gate.open({"node": supervisor.node})
 
 
 def _events(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from poolrt import logs, notice
 from poolrt.control import socket_path
 from poolrt.errors import ConfigurationError, ExitCode, NodeNameTaken, PoolrtError
 from poolrt.events import Event, EventKind
+from poolrt.posix.descriptors import raise_limit
 from poolrt.posix.prctl import become_subreaper
 from poolrt.posix.processes import kill_descendants
 from poolrt.posix.reaping import reap_any
@@ -35,7 +36,7 @@ from poolrt.settings import Settings
 from poolrt.states import NodeState
 from poolrt.supervisor import requests, signal_orders
 from poolrt.supervisor.boots import check_boots
-from poolrt.supervisor.control_server import Client, ControlServer, Gate
+from poolrt.supervisor.control_server import ControlServer, Gate
 from poolrt.supervisor.drain import Drain
 from poolrt.supervisor.lifecycle import STEWARD, STOPPING, Child
 from poolrt.supervisor.lifelines import BrokerTrouble, Lifelines
@@ -76,6 +77,7 @@ class Supervisor:
         self.exit_code = ExitCode.OK
         self.failure = ""
         """Why the node could not start or gave up."""
+        self._children_may_open = 0
         self.on_terminal = False
         """Whether it was started from a terminal: asked when that is gone, the system says no."""
         self.app = self.broker = ""
@@ -92,7 +94,7 @@ class Supervisor:
             self._watcher, partial(requests.serve, self), partial(self.drain, "its program ended")
         )
         self.reporter = Reporter(self.node, lambda event: self.control.broadcast(as_object(event)), on_event)
-        self._gate = Gate()
+        self.gate = Gate()
         self._lifelines = Lifelines(self._watcher, self._from_child)
         self._trouble = BrokerTrouble(self.reporter, self.give_up)
         self._steward = StewardKeeper()
@@ -130,6 +132,7 @@ class Supervisor:
         wakeup = wakeup_socket()
         self.on_terminal = has_controlling_terminal()
         signal_orders.install(self._record_signal, on_terminal=self.on_terminal)
+        self._children_may_open = raise_limit()  # four descriptors a child, and a system's default is 1024
         self._watcher.watch(wakeup.fileno(), wakeup.drain)
         try:
             self.start()
@@ -239,7 +242,8 @@ class Supervisor:
             self.give_up(getattr(error, "exit_code", ExitCode.BROKER_UNUSABLE), str(error))
             return
         template.send(
-            notice.NodeFiles(self.incarnation, self.node), (files.board_fd, files.lock.fd, files.wake.fileno())
+            notice.NodeFiles(self.incarnation, self.node, self._children_may_open),
+            (files.board_fd, files.lock.fd, files.wake.fileno()),
         )
         numbers = {"import_seconds": round(ready.import_seconds, 3)}
         if self.pool is None:
@@ -309,7 +313,7 @@ class Supervisor:
                 self.state = NodeState.SERVING
                 self.pool.wanted = self.settings.concurrency
         else:
-            self._gate.open({"node": self.node})
+            self.gate.open({"node": self.node})
 
     def _boot_failed(self, child: Child, trace: str) -> None:
         child.cause = trace.strip().rpartition("\n")[2]
@@ -359,7 +363,7 @@ class Supervisor:
         """Stop for a reason that is an error."""
         self.exit_code, self.failure = exit_code, why
         log.error("giving up: %s", why)
-        self._gate.refuse(why, int(exit_code))
+        self.gate.refuse(why, int(exit_code))
         self.drain(why)
 
     def stop_now(self) -> None:
@@ -389,13 +393,3 @@ class Supervisor:
     def reap(self) -> None:
         """Reap whatever ended below us: templates, and orphans that came to us as their subreaper."""
         deque(reap_any(()), maxlen=0)
-
-    # ---- control connections
-
-    def await_ready(self, client: Client) -> None:
-        """Answer this client when the first child is up, or when the start failed."""
-        self._gate.wait(client)
-        if self.failure:
-            self._gate.refuse(self.failure, int(self.exit_code))
-        elif self.pool is not None and any(child.up_at for child in self.pool.children):
-            self._gate.open({"node": self.node})

@@ -29,11 +29,13 @@ from poolrt.child.main import ABSORBED, Place
 from poolrt.errors import BrokerError, ExitCode
 from poolrt.events import Event, EventKind
 from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, Happened, NodeFiles, Ready, shorten
+from poolrt.posix.descriptors import set_limit
 from poolrt.posix.pidfd import open_pidfd
 from poolrt.posix.prctl import become_subreaper, die_with_parent, outlive_parent, set_process_title
 from poolrt.posix.processes import kill_descendants, rss_bytes
 from poolrt.posix.reaping import reap_any
 from poolrt.posix.signals import do_nothing, ignore_with_noop_handlers, wakeup_socket
+from poolrt.posix.stacks import prepare_stacks
 from poolrt.steward import main as steward_main
 from poolrt.template.checks import ceilings_too_low, connected_sockets, other_threads, soft_limits_too_late
 from poolrt.template.config import TemplateConfig, decode_config
@@ -114,6 +116,8 @@ class Template:
             self._wake = socket.socket(fileno=fds[2])
             self._wake.setblocking(False)
             self._files = received
+            if received.may_open:
+                set_limit(received.may_open)
         elif isinstance(received, Fork):
             self._fork(received, *fds)
         return True
@@ -249,6 +253,7 @@ def _serve(sock: socket.socket, config: TemplateConfig, find: Callable[[], App],
     if refused:
         notice.send(sock, Failed("; ".join(refused), "", int(ExitCode.USAGE)))
         return 1
+    prepare_stacks()
     outlive_parent()  # from now on its end-of-file makes us end our children
     template = Template(sock, app, config)
     notice.send(sock, Ready(app.name, broker.url, directory, len(app.tasks), seconds, tuple(warnings)))

@@ -32,7 +32,7 @@ OK, FAILED, DEAD = TaskState.SUCCEEDED, TaskState.FAILED, TaskState.DEAD
 
 
 def test_the_demo_accounts_for_every_task(command):
-    """``poolrt demo --json`` parses the whole library, contains what goes wrong, and its one object balances."""
+    """``poolrt demo --json`` parses the whole library, contains each offender and names it; its one object balances."""
     process = command("demo", "--json")
     out, err = process.communicate(timeout=58)
     assert process.returncode == ExitCode.OK, err
@@ -40,11 +40,16 @@ def test_the_demo_accounts_for_every_task(command):
     assert account["problems"] == []
     assert account["accepted"] == account["succeeded"] + account["failed"] + account["dead"]
     assert account["files"] == len(stdlib.modules()) > 300
-    assert (account["failed"], account["dead"], account["processes_left_over"]) == (3, 2, 0)
+    assert (account["failed"], account["dead"], account["processes_left_over"]) == (7, 3, 0)
     assert account["lines"] > 100_000
     kinds = [told["kind"] for told in account["containments"]]
-    assert (kinds.count("raised"), kinds.count("child-crashed"), kinds.count("dead")) == (3, 7, 2)
-    assert kinds.count("child-recycled") >= 2
+    assert (kinds.count("raised"), kinds.count("child-crashed"), kinds.count("dead")) == (4, 10, 3)
+    assert (kinds.count("child-killed"), kinds.count("failed")) == (3, 3)
+    causes = [told["cause"] for told in account["containments"] if told["kind"] == "child-recycled"]
+    assert causes.count("max_tasks_per_child") >= 2
+    befell = {each["what"]: each for each in account["offenders"]}
+    assert len(befell) == len(account["offenders"]) == 14
+    assert all(each["befell"] for each in befell.values()), befell
     assert all({"task", "task_id", "cause", "at"} <= set(told) for told in account["containments"])
     assert account["seconds"] < 60
 
@@ -77,6 +82,16 @@ def test_an_interrupted_demo_cleans_up(command, private_tmp, number):
     assert not list(private_tmp.glob("poolrt-demo-*"))
 
 
+def test_a_demo_that_nobody_reads_ends(command, private_tmp):
+    """A reader that leaves, as ``head -1`` does, ends the pool and the demo at once: no traceback, nothing left."""
+    process = command("demo")
+    assert process.stdout.readline().startswith("poolrt demo: parse ")
+    process.stdout.close()
+    assert process.wait(timeout=20) == demo_command.READER_LEFT
+    assert process.stderr.read() == ""
+    assert not list(private_tmp.glob("poolrt-demo-*"))
+
+
 SHORT = """
 import poolrt.cli.demo.run as demo_run
 demo_run.DEADLINE = 0.0
@@ -85,17 +100,29 @@ main()
 """
 
 
+def short_demo(node_dir: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """``poolrt demo --json`` with its deadline in the past."""
+    env = {**os.environ, "POOLRT_RUNTIME_DIR": str(node_dir)}
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    arguments = [sys.executable, "-c", SHORT, "demo", "--json"]
+    return subprocess.run(arguments, text=True, timeout=50, env=env, check=False, **settings)
+
+
+def test_an_account_that_nobody_reads_has_its_own_exit_code(node_dir):
+    """Whether an account balances does not hang on who reads it, and nothing complains about the closed pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = short_demo(node_dir, stdout=writer)
+    finally:
+        os.close(writer)
+    assert done.returncode == ExitCode.UNBALANCED
+    assert "BrokenPipe" not in done.stderr
+
+
 def test_a_demo_that_does_not_end_says_what_is_missing(node_dir):
     """Past its deadline the demo stops, names what has not ended, exits 9 and still leaves nothing."""
-    env = {**os.environ, "POOLRT_RUNTIME_DIR": str(node_dir)}
-    done = subprocess.run(
-        [sys.executable, "-c", SHORT, "demo", "--json"],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        env=env,
-        check=False,
-    )
+    done = short_demo(node_dir)
     assert done.returncode == ExitCode.UNBALANCED
     account = json.loads(done.stdout)
     assert account["processes_left_over"] == 0
@@ -175,6 +202,10 @@ FAULTS = {
         ["crash#3 lost 1 children, 1 were reported and 2 were meant"],
     ),
     "the pool had to be killed": ({"exit_code": -9}, ["the pool did not stop by itself: its exit code is -9"]),
+    "a task ended with another error": (
+        {"accepted": [*FULL.accepted[:1], FULL.accepted[1]._replace(error="KeyError"), FULL.accepted[2]]},
+        ["raise#2 was to end with KeyError, and ended with ValueError"],
+    ),
     "a process is left": ({"left_over": ["77 (sleep 9)"]}, ["1 processes are left over: 77 (sleep 9)"]),
 }
 

@@ -113,20 +113,18 @@ class Machine(RuleBasedStateMachine):
 
     def end(self, owner: Owner, outcome: Outcome) -> bool:
         message = self.find_held(owner, outcome.delivery)
-        if message is None:
-            return False
+        if message is not None:
+            self.finish(message, outcome)
+        return message is not None
+
+    def finish(self, message: Message, outcome: Outcome) -> None:
         self.messages.remove(message)
         if outcome.record is not None and outcome.state is not None:
-            self.records[message.id] = (
-                outcome.state,
-                outcome.record,
-                self.clock.wall() + outcome.ttl,
-                outcome.delivery.lost,
-            )
+            until = self.clock.wall() + outcome.ttl
+            self.records[message.id] = (outcome.state, outcome.record, until, outcome.delivery.lost)
             self.ended.append(message.id)
         for item in outcome.follow_ups:
             self.place(item)
-        return True
 
     def requeue(self, owner: Owner) -> int:
         held = self.held(owner)
@@ -217,11 +215,7 @@ class Machine(RuleBasedStateMachine):
 
     def settled(self, owner: Owner, outcomes: list[Outcome]) -> int:
         """The reference's settle; how many were stale. All ends come first, then records, then follow-ups."""
-        live = [
-            outcome
-            for outcome in outcomes
-            if self.end(owner, Outcome(outcome.delivery, outcome.state, outcome.record, outcome.ttl))
-        ]
+        live = [o for o in outcomes if self.end(owner, Outcome(o.delivery, o.state, o.record, o.ttl))]
         for outcome in live:
             for item in outcome.follow_ups:
                 self.place(item)
@@ -241,6 +235,22 @@ class Machine(RuleBasedStateMachine):
                 message.owner = None
                 released += 1
         assert self.clients[slot].release(deliveries) == released
+
+    @rule(task=IDS)
+    def cancel(self, task: str) -> None:
+        """Only what nobody holds, and with all that the reference knows of it."""
+        message = next((m for m in self.messages if m.id == task and m.owner is None), None)
+        given: list[Outcome] = []
+
+        def outcome_of(delivery: Delivery) -> Outcome:
+            given.append(Outcome(delivery, TaskState.CANCELLED, b"cancelled", 50.0))
+            return given[-1]
+
+        assert self.broker.cancel(task, outcome_of) == (message is not None) == bool(given)
+        if message is not None:
+            seen = given[0].delivery._replace(i=0)
+            assert seen == Delivery(message.envelope, 0, 0, task, message.lost, message.suspect)
+            self.finish(message, given[0])
 
     def verdict(self, data: st.DataObject, slot: int, state: TaskState) -> Outcome | Requeue | None:
         if not self.given[slot]:
@@ -268,11 +278,8 @@ class Machine(RuleBasedStateMachine):
             verdict = self.verdict(data, slot, state)
             if verdict is not None and self.given[slot] and not self.fenced[slot]:
                 verdicts.append(verdict)
-                held = [
-                    m
-                    for m in self.held(self.owners[slot])
-                    if self.find_held(self.owners[slot], verdict.delivery) is not m
-                ]
+                running = self.find_held(self.owners[slot], verdict.delivery)
+                held = [message for message in self.held(self.owners[slot]) if message is not running]
                 others = {m.order: (m.owner, m.n) for m in held}
                 for message in held:
                     message.owner = None
@@ -362,7 +369,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def same_ended(self) -> None:
-        for state in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.DEAD):
+        for state in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.DEAD, TaskState.CANCELLED):
             newest = [task for task in reversed(self.ended) if self.records[task][0] is state]
             assert [found.id for found in self.broker.ended(state)] == newest
 

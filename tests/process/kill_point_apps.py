@@ -1,11 +1,12 @@
-"""An app whose processes die at a chosen step of one task's way; the template imports it, and production code knows nothing.
+"""An app whose processes die at a chosen step of one task's way; the template imports it.
 
-    TEST_KILL_POINT=settle-answered  TEST_KILL_WHOM=child+supervisor  TEST_KILL_FLAG=/…/struck
-    import ──wraps broker, board row, lifeline, fork──▶ each step of the task "target" calls ``reached(point)``
-    reached: the right point, the first time ──▶ SIGKILL to whom it must; if that is not us, wait for the death, go on
+    TEST_KILL_POINT=settle-answered; a task with the id "target.child+supervisor"
+    import ──wraps broker, board row, lifeline, fork──▶ each step of that task calls ``reached(point, whom)``
+    reached: the right point, the first time ──▶ SIGKILL to whom it says; if that is not us, wait for the death, go on
 
-The points lie on both sides of each promise: ``…-sent`` is inside the broker's transaction, with all its statements
-done and nothing committed; ``…-answered`` is after the commit, before the caller knows and before any wake-up is sent.
+Production code knows nothing of it. The points lie on both sides of each promise: ``…-sent`` is inside the broker's
+transaction, with all its statements done and nothing committed; ``…-answered`` is after the commit, before the caller
+knows and before any wake-up is sent.
 """
 
 from __future__ import annotations
@@ -22,24 +23,22 @@ from poolrt import App
 from poolrt.board import RowWriter
 from poolrt.brokers.sqlite.broker import SqliteBroker
 from poolrt.brokers.sqlite.store import Store
+from poolrt.child.audit import Audit
 from poolrt.child.lifeline import Lifeline
+from poolrt.child.loop import Pace
 from poolrt.control import ControlClient
 from poolrt.notice import Leaving, Up
+from poolrt.steward import undertaking
 
 POINT = os.environ.get("TEST_KILL_POINT", "")
-WHOM = os.environ.get("TEST_KILL_WHOM", "")
-FLAG = os.environ.get("TEST_KILL_FLAG", "")
-LEDGER = os.environ.get("TEST_KILL_LEDGER", "")
-GATE = os.environ.get("TEST_KILL_GATE", "")
-ARMED = os.environ.get("TEST_KILL_ARMED", "")
-"""Points that belong to no task (a fork, a boot) wait for this file."""
-PRODUCER = "TEST_KILL_PRODUCER" in os.environ
-"""This process enqueues; it is no node's."""
-
-TARGET, MADE = "target", "made"
-"""Id and tag of the task whose way is cut, and of the one that it enqueues; test_kill_points.py has them too."""
+FOLDER = os.environ.get("TEST_KILL_FOLDER", "")
+"""Where the ledger is, the gate, what arms a fork, and for each fault made an empty file ``struck.<whom>``."""
+LEDGER = os.path.join(FOLDER, "ledger")
 TEMPLATE = os.getpid()
-OF_A_TASK = {"enqueue", "reserve", "run", "result", "settle", "audit", "leave", "release"}
+TARGET = "target."
+"""How the id of a task begins whose way is cut; whom the fault takes follows."""
+
+undertaking._FIRST_BACKOFF = 0.05  # of a lost delivery, seconds; ten times as long in half the rows is 25 s
 
 app = App("kill-points", broker=os.environ.get("TEST_BROKER", "sqlite:///never-opened.db"))
 
@@ -48,48 +47,63 @@ app = App("kill-points", broker=os.environ.get("TEST_BROKER", "sqlite:///never-o
 
 
 @app.task()
-def step(tag):
-    """Quick, so that a child holds many."""
+def step(tag, taints=False):  # noqa: FBT002  that is how it travels
+    """Quick, so that a child holds many; one that taints its child makes it leave with the others it holds."""
     write(LEDGER, tag, os.getpid())
+    if taints:
+        sys.exit(3)
     return tag
 
 
 @app.task()
 def make(tag):
-    """Enqueue another task, by a name of its own: when it runs again, that is known already."""
+    """Enqueue another task, by an id of its own: when this runs again, that is known already."""
     write(LEDGER, tag, os.getpid())
-    step.apply_async((MADE,), task_id=MADE)
+    step.apply_async((f"made.{tag}",), task_id=f"made.{tag}")
     return tag
 
 
-@app.task()
-def leave(tag):
-    """Taint the child, so that it leaves with what it holds."""
+@app.task(bind=True)
+def die_once(self, tag):
+    """Kill the own child, the first time."""
     write(LEDGER, tag, os.getpid())
-    sys.exit(3)
+    if self.request.lost == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tag
+
+
+@app.task(bind=True, retry_for=ValueError, retry_backoff="10ms")
+def again(self, tag):
+    """Fail at the first attempt."""
+    write(LEDGER, tag, os.getpid())
+    if self.request.attempt == 1:
+        raise ValueError(tag)
+    return tag
 
 
 @app.task()
 def hold(tag):
     """Run until the test says so."""
     write(LEDGER, tag, os.getpid())
-    await_file(GATE)
+    await_file(os.path.join(FOLDER, f"gate.{tag}"))
     return tag
 
 
 # ---- the fault
 
 
-def reached(point: str, child: int = 0) -> None:
-    """A process is at this point; ``child`` is the one that a fork is about, else it is this process itself."""
-    if point != POINT or (point.split("-")[0] not in OF_A_TASK and not os.path.exists(ARMED)):
+def reached(point: str, whom: str | None, child: int = 0) -> None:
+    """This process is at ``point`` of a task that says ``whom`` to kill; ``child`` is the fork that it is about."""
+    if point != POINT or whom is None:
         return
     try:
-        os.close(os.open(FLAG, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(os.path.join(FOLDER, f"struck.{whom}"), os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         return
     me = os.getpid()
-    victims = [me] if PRODUCER else [_pid_of(role, child or me) for role in WHOM.split("+")]
+    # The template last but for ourselves: its children die with it.
+    roles = sorted(whom.split("+"), key="supervisor steward template child producer".index)
+    victims = [_pid_of(role, child or me) for role in roles]
     handles = [os.pidfd_open(pid) for pid in victims if pid != me]
     for handle in handles:
         signal.pidfd_send_signal(handle, signal.SIGKILL)
@@ -103,7 +117,7 @@ def reached(point: str, child: int = 0) -> None:
 
 
 def _pid_of(role: str, child: int) -> int:
-    if role == "child":
+    if role in ("child", "producer"):
         return child
     if role == "template":
         return TEMPLATE
@@ -111,19 +125,32 @@ def _pid_of(role: str, child: int) -> int:
         return client.call("status")[role]["pid"]
 
 
-# ---- the points in a child (or a producer): what the broker is told, and what it answers
+def _whom(task_ids):
+    """What the target among these tasks says; None without one."""
+    return next((name.removeprefix(TARGET) for name in task_ids if name.startswith(TARGET)), None)
 
+
+def _armed():
+    """What the test says of a point that belongs to no task."""
+    try:
+        with open(os.path.join(FOLDER, "armed")) as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+# ---- points in a child, or in a producer: what the broker is told, and what it answers
 
 _call: dict[str, object] = {}
-"""The broker call this process is in, and what it is about; one thread, one call at a time."""
+"""The broker call this process is in, and the tasks it is about; one thread, one call at a time."""
 
 
-def _during(name):
-    """Wrap a method of the broker so that the store knows what its transaction is about."""
+def _during(name, ids_of):
+    """Wrap a method of the broker, so that the store's transaction knows what it is about."""
     original = getattr(SqliteBroker, name)
 
     def call(self, *args, **kwargs):
-        _call.update(name=name, about=_ids(name, args))
+        _call.update(name=name, about=_whom(ids_of(*args)))
         try:
             return original(self, *args, **kwargs)
         finally:
@@ -132,30 +159,33 @@ def _during(name):
     setattr(SqliteBroker, name, call)
 
 
-def _ids(name, args):
-    if name == "enqueue":
-        return {item.id for item in args[0]}
-    if name == "settle":
-        return {outcome.delivery.task_id for outcome in args[0]}
-    return {delivery.task_id for delivery in args[0]}
+def _ids_of_verdicts(_, verdicts):
+    """The tasks that a burial or a rescue judges."""
+    listed = verdicts if isinstance(verdicts, list) else [verdicts]
+    return [verdict.delivery.task_id for verdict in listed if verdict]
 
 
-def _points(side, result):
-    """The points that this transaction is, with ``side`` "sent" or "answered"."""
-    name, about = _call.get("name"), _call.get("about", set())
-    if name == "enqueue" and about & {MADE, TARGET}:
-        yield f"enqueue-{side}"
-    elif name == "settle":
-        if TARGET in about:
-            yield f"settle-{side}"
-        if any(delivery.task_id == TARGET for delivery in result.deliveries):
-            yield f"reserve-{side}"
-    elif name == "release" and about and _ran_target():
-        yield f"release-{side}"
+def _ids_of_outcomes(outcomes, *_):
+    _call["retried"] = _whom(outcome.delivery.task_id for outcome in outcomes if outcome.follow_ups)
+    return [outcome.delivery.task_id for outcome in outcomes if not outcome.follow_ups]
 
 
-for _name in ("enqueue", "settle", "release"):
-    _during(_name)
+_during("enqueue", lambda items: [item.id.replace("made.", TARGET) for item in items])
+_during("settle", _ids_of_outcomes)
+_during("release", lambda _: [f"{TARGET}{_running[0]}"] if _running[0] else [])  # what was held beside the target
+_during("bury", _ids_of_verdicts)
+_during("rescue", _ids_of_verdicts)
+_during("promote", lambda: [f"{TARGET}{_armed()}"] if _armed() else [])
+
+
+def _reached_in_call(side, result):
+    if not _call:
+        return
+    reached(f"{_call['name']}-{side}", _call["about"])
+    if _call["name"] == "settle":
+        reached(f"retry-{side}", _call["retried"])
+        reached(f"reserve-{side}", _whom(delivery.task_id for delivery in result.deliveries))
+
 
 _write = Store.write
 
@@ -163,89 +193,77 @@ _write = Store.write
 def _write_with_points(self, work):
     def working(db):
         done = work(db)
-        for point in _points("sent", done):
-            reached(point)
+        _reached_in_call("sent", done)
         return done
 
     result = _write(self, working)
-    for point in _points("answered", result):
-        reached(point)
+    _reached_in_call("answered", result)
     return result
 
 
 Store.write = _write_with_points
 
+# ---- points in a child: its row, and what it says
 
-# ---- the points in a child: its row, and what it says
+_running: list[str | None] = [None]
+"""What the task that this child ran last says."""
 
-_running: list[bytes] = [b""]
-
-
-def _after(owner, name, point, when=lambda *args, **kwargs: True):
-    original = getattr(owner, name)
-
-    def call(self, *args, **kwargs):
-        result = original(self, *args, **kwargs)
-        if when(self, *args, **kwargs):
-            reached(point)
-        return result
-
-    setattr(owner, name, call)
+_run, _ended, _after_task, _send = RowWriter.run, RowWriter.ended, Audit.after, Lifeline.send
 
 
-def _before(owner, name, point, when=lambda *args, **kwargs: True):
-    original = getattr(owner, name)
-
-    def call(self, *args, **kwargs):
-        if when(self, *args, **kwargs):
-            reached(point)
-        return original(self, *args, **kwargs)
-
-    setattr(owner, name, call)
+def _run_with_point(self, n, i, task_id, *rest):
+    _run(self, n, i, task_id, *rest)
+    _running[0] = _whom([task_id.decode()])
+    reached("run-written", _running[0])
 
 
-def _runs_target(row, n, i, task_id, *rest):
-    _running[0] = task_id
-    return task_id == TARGET.encode()
+def _ended_with_point(self, **how):
+    reached("result-ready", _running[0])
+    _ended(self, **how)
 
 
-def _ran_target(*args, **kwargs):
-    return _running[0] == TARGET.encode()
+def _audit_with_point(self, task):
+    reason = _after_task(self, task)
+    reached("audit", _running[0])
+    return reason
 
 
-_after(RowWriter, "run", "run-written", _runs_target)
-_before(RowWriter, "ended", "result-ready", _ran_target)
-_after(RowWriter, "ended", "result-kept", _ran_target)
-_after(Lifeline, "send", "leave-said", lambda self, said: isinstance(said, Leaving) and _ran_target())
-_before(Lifeline, "send", "boot-up", lambda self, said: isinstance(said, Up) and bool(_role))
-
-# ---- the points of a fork
-
-_role: list[str] = []
-"""``child`` in a child, empty in the template and the steward."""
-
-_settle_in = child_main.settle_in
+def _send_with_points(self, said):
+    if isinstance(said, Up) and _is_child:
+        reached("boot-up", _armed())
+    _send(self, said)
+    if isinstance(said, Leaving):
+        reached("leave-said", _running[0])
 
 
-def _settle_in_with_point(place, title):
-    _role.append("child")
-    reached("boot-begun")
-    _settle_in(place, title)
+RowWriter.run, RowWriter.ended = _run_with_point, _ended_with_point
+Audit.after, Lifeline.send = _audit_with_point, _send_with_points
+
+if POINT.startswith("release"):  # whatever the machine is doing: the target is held together with others
+    Pace.ask_for, Pace.keep = lambda self: 8, lambda self, tasks: len(tasks)
+
+# ---- points of a fork
+
+_is_child: list[bool] = []
+"""Filled in a child; empty in the template and the steward."""
+
+_settle_in, _fork = child_main.settle_in, os.fork
 
 
-child_main.settle_in = _settle_in_with_point
-
-_fork = os.fork
+def _settle_in_with_point(*place):
+    _is_child.append(True)
+    reached("boot-begun", _armed())
+    _settle_in(*place)
 
 
 def _fork_with_points():
     if os.getpid() != TEMPLATE:
         return _fork()
-    reached("fork-asked")
+    reached("fork-asked", _armed())
     pid = _fork()
     if pid:
-        reached("fork-done", pid)
+        reached("fork-done", _armed(), pid)
     return pid
 
 
-os.fork = _fork_with_points
+child_main.settle_in, os.fork = _settle_in_with_point, _fork_with_points

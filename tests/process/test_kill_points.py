@@ -1,6 +1,6 @@
 """One delivery's way, cut at every step: each process that has a part in it is killed there, alone and with another.
 
-    enqueue ─ reserve ─ run ─ result ─ audit ─ settle ─ leave ─ release        fork ─ boot ─ up
+    enqueue ─ reserve ─ run ─ result ─ audit ─ settle ─ leave ─ release     fork ─ boot ─ up     bury ─ rescue ─ promote
        at each: SIGKILL to the child, template, steward or supervisor, or to two of them at once
 
 Each row says what must hold afterwards. What holds for all of them: the target ends exactly once and so do the tasks
@@ -11,6 +11,7 @@ point are made one after the other on one node: to start one for each would take
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from typing import NamedTuple
@@ -39,6 +40,8 @@ class Row(NamedTuple):
     arguments: tuple[object, ...] = ()
     state: TaskState = TaskState.SUCCEEDED
     concurrency: int = 2
+    attempts: int = 1
+    """How often it begins if nobody dies."""
 
 
 POINTS = (
@@ -48,9 +51,11 @@ POINTS = (
     Row("reserve-answered", 1, 0),
     Row("run-written", 1, 1),
     Row("result-ready", 2, 1),
-    Row("result-kept", 2, 0),
+    Row("audit", 2, 0),
     Row("settle-sent", 2, 0),
     Row("settle-answered", 1, 0),
+    Row("retry-sent", 3, 0, "again", attempts=2),
+    Row("retry-answered", 2, 0, "again", attempts=2),
     Row("leave-said", 2, 0, "step", (True,), TaskState.FAILED),
     Row("release-sent", 1, 0, "step", (True,), TaskState.FAILED, concurrency=1),
     Row("release-answered", 1, 0, "step", (True,), TaskState.FAILED, concurrency=1),
@@ -63,15 +68,35 @@ FORKS = (
 )
 """The target runs in another child: what is said of it holds where the template takes that one with it."""
 
+REPAIRS = (
+    Row("bury-sent", 2, 1, "die_once"),
+    Row("bury-answered", 2, 1, "die_once"),
+    Row("rescue-sent", 2, 1, "hold"),
+    Row("rescue-answered", 2, 1, "hold"),
+    Row("promote-sent", 1, 0),
+    Row("promote-answered", 1, 0),
+)
+"""The steward's own steps: what it repairs after a death is counted once, also if it dies itself meanwhile."""
+
+UNTOLD = ("bury-answered", "rescue-answered")
+"""Where the event task-requeued dies with the steward that had it to tell; it is done, and the record says so."""
+
 WHOM = ("child", "steward", "child+steward", "template", "supervisor", "child+supervisor", "template+supervisor")
+WHOM_OF_REPAIRS = ("steward", "template", "supervisor", "steward+supervisor")
 
 
 def expected(row, whom):
     """How often the target may have begun, and what may be lost, when ``whom`` dies at the point."""
-    if whom == "steward" or (row in FORKS and "template" not in whom and "supervisor" not in whom):
-        return {1}, {0}
+    node_dies = "template" in whom or "supervisor" in whom
+    if row in REPAIRS:
+        # A start that dies over its rescue takes the board with it that told what the start before it had run.
+        forgotten = row.point == "rescue-sent" and "supervisor" in whom
+        return {row.runs}, {0 if forgotten else row.lost}
+    if whom == "steward" or (row in FORKS and not node_dies):
+        return {row.attempts}, {0}
     if whom == "supervisor" and row not in FORKS:
-        return {1, 2}, {0, 1}  # the child goes on until the template sees it: to the end, or into any later step
+        # The child goes on until the template sees it: to the end, or into any later step.
+        return set(range(row.attempts, row.attempts + 2)), {0, 1}
     return {row.runs}, {row.lost}
 
 
@@ -88,7 +113,7 @@ class Story:
     def __init__(self, place, serve, row):
         self.place, self.serve, self.row = place, serve, row
         self.app = App("kill-points", broker=f"sqlite:///{place}/p.db")
-        for name in ("step", "make", "hold"):
+        for name in ("step", "make", "again", "die_once", "hold"):
             self.app.task(name=f"kill_point_apps.{name}")(lambda *args: None)
         self.app.broker.depth()
         self.journal = Journal(place / "p.db")
@@ -113,14 +138,16 @@ class Story:
 
         self.node.wait(steady, "steward and children are up")
 
-    def enqueue(self, whom):
+    def enqueue(self, whom, countdown=None):
         """Quick tasks, so that children know the name and hold several; the target; the tasks beside it."""
         self.results = {}
         if self.row.concurrency == 1:  # the only child is kept busy, so that it holds some of what comes next
             self.results[f"{whom}.first"] = self.app.tasks["kill_point_apps.hold"].delay(f"{whom}.first")
         self._add(f"{whom}.before", BEFORE)
         target = self.app.tasks[f"kill_point_apps.{self.row.task}"]
-        self.results[whom] = target.apply_async((whom, *self.row.arguments), task_id=f"target.{whom}")
+        self.results[whom] = target.apply_async(
+            (whom, *self.row.arguments), task_id=f"target.{whom}", countdown=countdown
+        )
         self._add(f"{whom}.after", AFTER)
         if self.row.task == "make":
             self.results[f"made.{whom}"] = self.app.result(f"made.{whom}")
@@ -152,14 +179,14 @@ class Story:
         assert column.count(whom) in runs, f"it ran {column.count(whom)} times"
         again = [column.count(tag) for tag in others if column.count(tag) != 1]
         assert set(again) <= {2}, "each of the others ran once, or was finished and not settled, and ran twice"
-        assert len(again) <= (0 if whom == "steward" else MOST_RERUNS)
+        assert len(again) <= (0 if whom == "steward" and self.row not in REPAIRS else MOST_RERUNS)
         lives = self.journal.read()
-        wrong = {tag: complaints(lives[result.id]) for tag, result in self.results.items()}
+        wrong = {tag: complaints(lives[result.id], self.row.attempts) for tag, result in self.results.items()}
         assert {tag: said for tag, said in wrong.items() if said} == {}
-        if lost == {1}:
+        if lost == {1} and self.row.point not in UNTOLD:
             self.node.wait_event("task-requeued", task_id=f"target.{whom}")
         if "supervisor" not in whom:
-            wanted = events_of(whom)
+            wanted = events_of(whom) | ({"child-crashed"} if self.row.task == "die_once" else set())
             self.node.wait(lambda: self.kinds(told) >= wanted, f"the events {wanted}", 5)
             assert self.kinds(told) & events_of("template") == wanted
 
@@ -233,6 +260,32 @@ def test_a_fork_is_cut_at_each_step(story, ledger, place, is_gone, wait_for, row
             (place / "armed").unlink()
             if expected(row, whom) != ({1}, {0}):
                 wait_for(lambda first=first: is_gone(first), "the target's child is gone with its template")
+            (place / f"gate.{whom}").touch()
+            told.check(whom, ledger, before)
+    told.stop()
+
+
+@pytest.mark.parametrize("row", REPAIRS, ids=lambda row: row.point)
+def test_a_repair_is_cut_at_each_step(story, ledger, place, row):
+    """Whoever dies while the steward puts back what the dead held, that is put back, and counted once."""
+    told = story(row)
+    told.start()
+    for whom in WHOM_OF_REPAIRS:
+        with named(row, whom):
+            told.wait_steady()
+            before = len(told.node.events())
+            if row.point.startswith("promote"):
+                (place / "armed").write_text(whom)
+                told.enqueue(whom, countdown=0.1)
+            else:
+                told.enqueue(whom)
+            if row.task == "hold":
+                told.node.wait(lambda whom=whom: whom in ledger.column(), "the target runs")
+                told.node.send(signal.SIGKILL)
+                told.node.wait_end()
+                told.start()
+                before = 0
+            told.see_struck(whom)
             (place / f"gate.{whom}").touch()
             told.check(whom, ledger, before)
     told.stop()

@@ -122,6 +122,10 @@ class SqliteBroker(Broker):
                 self._store.write(lambda db: db.execute(statements.STOP_WAITING, (task_id, name)).rowcount)
                 return None
 
+    def cancel(self, task_id: str, outcome_of: Callable[[Delivery], Outcome]) -> bool:
+        """See ``Broker``."""
+        return self._tell(lambda db, news: ending.cancel(db, task_id, outcome_of, self._clock.wall(), news))
+
     def forget(self, task_id: str) -> bool:
         """See ``Broker``."""
         return self._store.write(lambda db: db.execute(statements.FORGET, (task_id,)).rowcount) > 0

@@ -1,18 +1,22 @@
-"""What ends deliveries, and owners: settle, bury, rescue. Runs inside a transaction of the store."""
+"""What ends messages and owners: settle, cancel, bury, rescue. Runs inside a transaction of the store."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from poolrt.brokers.base import Buried
 from poolrt.brokers.sqlite import statements
 from poolrt.brokers.sqlite.holding import held_by
 from poolrt.brokers.sqlite.placing import News, earliest_eta, place
-from poolrt.message import Outcome, Owner, Requeue
+from poolrt.message import Delivery, Outcome, Owner, Requeue
 
 Fences = set[tuple[int, int]]
+
+_NO_RESERVE: Final = 0
+"""``Delivery.n`` of a message that nobody holds; owners count their reserves from 1."""
 
 
 def settle(db: sqlite3.Connection, held: Fences, outcomes: Iterable[Outcome], now: float, news: News) -> int:
@@ -33,6 +37,19 @@ def settle(db: sqlite3.Connection, held: Fences, outcomes: Iterable[Outcome], no
     if live:
         _end(db, live, now, news)
     return stale
+
+
+def cancel(
+    db: sqlite3.Connection, task_id: str, outcome_of: Callable[[Delivery], Outcome], now: float, news: News
+) -> bool:
+    """End the message of this id if it waits; whether it did."""
+    row = db.execute(statements.WAITING, (task_id,)).fetchone()
+    if row is None:
+        return False
+    seq, envelope, lost, suspect = row
+    delivery = Delivery(envelope, _NO_RESERVE, seq, task_id, lost, suspect != 0)
+    _end(db, [outcome_of(delivery)], now, news)
+    return True
 
 
 def bury(db: sqlite3.Connection, owner: Owner, verdict: Outcome | Requeue | None, now: float, news: News) -> Buried:

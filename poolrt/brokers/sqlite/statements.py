@@ -48,6 +48,9 @@ union all select state, lost, null, data from record where id = ?
 limit 1"""
 """The message of an id, else its record: one statement, so that a settle cannot hide it from both looks."""
 
+WAITING: Final = "select seq, envelope, lost, suspect from task where id = ? and state <> 3"
+"""The message of an id if nobody holds it."""
+
 FORGET: Final = "delete from record where id = ?"
 """Drop the record of one task."""
 

@@ -12,9 +12,10 @@ import dataclasses
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from poolrt.brokers.base import Depth
+from poolrt.cli.demo.offenders import LIMITS, Accepted, Offence, Traces, befallen, not_contained, offences
 from poolrt.events import EventKind
 from poolrt.message import Record
 from poolrt.states import TaskState
@@ -36,18 +37,6 @@ CONTAINED: Final = frozenset(
 ACCOUNTED: Final = (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.DEAD)
 
 
-class Accepted(NamedTuple):
-    """One task the broker took, and how the demo means it to end."""
-
-    task_id: str
-    task: str
-    what: str
-    """Its argument: the module's path, or what it is to do."""
-    meant: TaskState
-    crashes: int = 0
-    """How many children it is to end; more only if somebody else kills one."""
-
-
 @dataclasses.dataclass(kw_only=True)
 class Account:
     """All that is known when the pool has stopped."""
@@ -65,6 +54,7 @@ class Account:
     """Files, lines, nodes, functions and classes, added up from the results."""
     left_over: Sequence[str]
     """Processes found after the stop, one line each."""
+    traces: Traces = dataclasses.field(default_factory=Traces)
     exit_code: int = 0
     """The supervisor's."""
     seconds: float
@@ -76,6 +66,7 @@ class Account:
     def problems(self) -> list[str]:
         """What does not balance, one line each."""
         found = [*self._not_ended(), *self._differs(), *self._not_as_meant(), *self._crashes_not_named()]
+        found += not_contained(self.accepted, self.records, self.events, self.traces)
         if self.exit_code:
             found.append(f"the pool did not stop by itself: its exit code is {self.exit_code}")
         if self.left_over:
@@ -136,6 +127,10 @@ class Account:
                 told.append(told_by_record(task, record))
         return sorted(told, key=lambda event: event.get("at") or 0.0)
 
+    def offences(self) -> tuple[list[Offence], list[Mapping[str, Any]]]:
+        """The same by offender; and what was contained besides."""
+        return offences(self.accepted, self.records, self.containments(), self.traces)
+
     def as_json(self) -> dict[str, Any]:
         """The object of ``--json``."""
         return {
@@ -143,6 +138,17 @@ class Account:
             **{state.value: self.count(state) for state in ACCOUNTED},
             "processes_left_over": len(self.left_over),
             "seconds": round(self.seconds, 3),
+            "offenders": [
+                {
+                    "task": each.task,
+                    "what": each.what,
+                    "runs": each.runs,
+                    "befell": befallen(each.told),
+                    "causes": list(dict.fromkeys(str(event.get("cause") or "") for event in each.told)),
+                    "note": each.note,
+                }
+                for each in self.offences()[0]
+            ],
             "containments": [_flat(event) for event in self.containments()],
             "python": platform.python_version(),
             **self.sums,
@@ -157,7 +163,9 @@ def told_by_record(task: Accepted, record: Record) -> dict[str, Any]:
     numbers: dict[str, Any] = {"attempt": record.attempt, "lost": record.lost}
     if record.runtime:
         numbers["runtime_ms"] = round(record.runtime * 1000, 3)
-    kind = "raised" if record.state is TaskState.FAILED else str(record.state)
+    # What a limit has ended did not raise; the kill is an event of its own.
+    raised = record.state is TaskState.FAILED and (error is None or error.type not in LIMITS)
+    kind = "raised" if raised else str(record.state)
     return {
         "kind": kind, "at": record.finished_at, "task": task.task, "task_id": task.task_id,
         "cause": cause, "numbers": numbers,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from poolrt.cli.demo.run import Screen
 
 
+READER_LEFT: Final = 141
+"""128 + SIGPIPE, as shells say of other programs whose reader has left."""
 ENDED_BY: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """A closed terminal sends HUP twice: from the kernel, and from the shell."""
 
@@ -52,15 +54,17 @@ class DemoCommand(SectionedCommand):
 def demo(concurrency: int | None, *, as_json: bool, keep: bool) -> int:
     """Parse Python's standard library as tasks, and account for it.
 
-    A few of the tasks raise, or kill the child that runs them. Needs no app and no broker: it uses a SQLite file in a
-    temp folder. Exit code 0 only when every accepted task ended as succeeded, failed or dead, and no process is left
-    over; 9 otherwise. Ends within a minute.
+    Among them run offenders: tasks that leak memory and sockets, hang, allocate without end, crash, swallow what is
+    raised in them, or leave a process behind. Needs no app and no broker: it uses a SQLite file in a temp folder.
+
+    Exit code 0 only when every accepted task ended as it was meant to, each offender was contained and named, and no
+    process is left over; 9 otherwise. Ends within a minute; at once, with 141, when nobody reads its output any more.
     """
     for number in ENDED_BY:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, interrupt_once)
     with demo_folder(keep=keep) as folder:
-        from poolrt.cli.demo.run import run
+        from poolrt.cli.demo.run import ReaderLeft, run
 
         os.environ[BROKER_VARIABLE] = f"sqlite:///{folder}/demo.db"
         try:
@@ -68,16 +72,22 @@ def demo(concurrency: int | None, *, as_json: bool, keep: bool) -> int:
         except KeyboardInterrupt as interrupt:
             click.echo("; ".join(["poolrt demo: interrupted", *getattr(interrupt, "__notes__", ())]), err=True)
             raise
+        except ReaderLeft:
+            return READER_LEFT
         except PoolrtError:
             show_log(folder / "pool.log")
             raise
-        if as_json:
-            click.echo(json.dumps(account.as_json() | ({"folder": str(folder)} if keep else {})))
-        else:
-            from poolrt.cli.demo.account_view import account_view
-            from poolrt.cli.pool_view import make_console
+        from poolrt.cli.demo.account_view import account_view
+        from poolrt.cli.demo.screens import is_read
+        from poolrt.cli.pool_view import make_console
 
-            make_console().print(account_view(account))
+        # The exit code tells whether it balances, whether anybody still reads it or not.
+        if as_json:
+            text = json.dumps(account.as_json() | ({"folder": str(folder)} if keep else {}))
+            is_read(lambda: click.echo(text))
+        else:
+            console = make_console()
+            is_read(lambda: console.print(account_view(account, console.width)))
         if not account.problems():
             return ExitCode.OK
         show_log(folder / "pool.log")

@@ -1,9 +1,10 @@
 """Runs the demo: a real Supervisor on a SQLite file, its tasks, and the count of what is left afterwards.
 
 this process ──starts──▶ supervisor ──▶ template ──▶ children, steward
-    │  enqueue ─▶ demo.db ◀─ reserve, settle ─────────────┘
+    │  enqueue ─▶ demo.db ◀─ reserve, settle ─────────────┤
     │  broker.wait: one task after the other, woken by its end; each quarter second the screen is drawn
-    └─ Witness thread ◀─ events over the control socket
+    ├─ Witness thread ◀─ events over the control socket   │
+    └─ Listener thread ◀─ connections of leak-socket ─────┘
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from poolrt.brokers.base import Broker, Depth
 from poolrt.cli.demo import stdlib
-from poolrt.cli.demo.account import Accepted, Account, told_by_record
+from poolrt.cli.demo.account import Account, told_by_record
+from poolrt.cli.demo.listener import listening
+from poolrt.cli.demo.offenders import Accepted, Daemon, Heard, Traces
 from poolrt.codec import decode
 from poolrt.embed import Supervisor
 from poolrt.errors import ControlError, PoolrtError, SupervisorNotRunning
@@ -28,13 +31,12 @@ from poolrt.posix import processes
 from poolrt.posix.pidfd import open_pidfd, send_signal
 from poolrt.states import FINAL, TaskState
 
-DEADLINE: Final = 52.0
+DEADLINE: Final = 51.0
 """Seconds after which the demo stops waiting and says what is missing; the stop may take ``STOP`` more."""
 GRACE: Final = 3.0
 STOP: Final = 5.0
 BOOT: Final = 20.0
 TASKS_A_CHILD: Final = 100
-MAX_DELIVERIES: Final = 3
 REFRESH: Final = 0.25
 
 
@@ -48,17 +50,21 @@ class Progress(NamedTuple):
     status: Mapping[str, Any]
 
 
+class ReaderLeft(Exception):
+    """Whoever read what the demo prints is gone."""
+
+
 class Screen(Protocol):
     """Where the run is shown."""
 
     def begin(self, modules: int, concurrency: int) -> None:
-        """Before anything starts."""
+        """Before anything starts; raises ReaderLeft."""
 
     def progress(self, now: Progress) -> None:
-        """About four times a second."""
+        """About four times a second; raises ReaderLeft."""
 
     def contained(self, event: Mapping[str, Any]) -> None:
-        """An event, or a task that ended without a value; from two threads."""
+        """An event, or a task that ended without a value; from two threads, and it raises nothing."""
 
     def end(self) -> None:
         """The run is over, whatever its end."""
@@ -88,17 +94,25 @@ class Witness:
 
 
 def run(concurrency: int, screen: Screen, log: Path) -> Account:
-    """Run the demo on the broker that the environment names, and account for it; the pool logs to ``log``.
+    """Run the demo on the broker that the environment names, and account for it.
+
+    Args:
+        concurrency: how many children.
+        screen: where it is shown.
+        log: where the pool logs to; tasks may write beside it.
 
     Raises:
         PoolrtError: the pool could not be started.
+        ReaderLeft: there is nobody to show it to; the pool is stopped by then.
         KeyboardInterrupt: ^C; the pool is stopped by then.
     """
     started = time.monotonic()
+    from poolrt.cli.demo import workload
     from poolrt.cli.demo.tasks import app
 
     before = set(processes.descendants(os.getpid()))
     files = stdlib.modules()
+    max_memory = workload.ceiling(processes.rss_bytes(os.getpid()) or 0, concurrency)
     screen.begin(len(files), concurrency)
     incarnation = ""
     pool = Supervisor(
@@ -106,54 +120,30 @@ def run(concurrency: int, screen: Screen, log: Path) -> Account:
         node_name=f"demo-{os.getpid()}",
         concurrency=concurrency,
         max_tasks_per_child=TASKS_A_CHILD,
-        max_deliveries=MAX_DELIVERIES,
+        max_memory_per_child=f"{max_memory}B",
+        max_deliveries=workload.MAX_DELIVERIES,
         graceful_timeout=GRACE,
         boot_timeout=BOOT,
         log_level="info",
     )
     try:
-        with started_quietly(pool, log):
-            incarnation = str(pool.status()["incarnation"])
-            witness = Witness(pool, screen)
-            watch = Watch(app.broker, pool, screen, enqueue(files), started)
-            with suppress(SupervisorNotRunning, ControlError):  # it was killed or stopped: the account says so
-                watch.until_all_ended()
-        witness.join()
-        return watch.account(witness.events, left_over(incarnation, before), pool.exit_code or 0)
+        with listening() as listener:
+            with started_quietly(pool, log):
+                incarnation = str(pool.status()["incarnation"])
+                witness = Witness(pool, screen)
+                planned = workload.calls(files, concurrency, max_memory, listener.port, log.parent)
+                watch = Watch(app.broker, pool, screen, workload.enqueue(planned), started)
+                with suppress(SupervisorNotRunning, ControlError):  # it was killed or stopped: the account says so
+                    watch.until_all_ended()
+            witness.join()
+            left = left_over(incarnation, before)
+            return watch.account(witness.events, left, pool.exit_code or 0, listener.heard(), log.parent)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(f"processes left over: {len(left_over(incarnation, before))}")
         raise
     finally:
         app.close()
         screen.end()
-
-
-def enqueue(files: Sequence[str]) -> list[Accepted]:
-    """Give the broker every module, and early among them the tasks that misbehave."""
-    from poolrt.cli.demo.tasks import crash, crash_once, parse, raises
-
-    accepted: list[Accepted] = []
-
-    def parse_all(paths: Sequence[str]) -> None:
-        results = parse.enqueue_many((path,) for path in paths)
-        accepted.extend(
-            Accepted(result.id, parse.name, path, TaskState.SUCCEEDED)
-            for result, path in zip(results, paths, strict=True)
-        )
-
-    early = len(files) // 10  # so that the backoff between deliveries is over long before the last module is parsed
-    parse_all(files[:early])
-    accepted += [
-        Accepted(raises.delay(what).id, raises.name, what, TaskState.FAILED)
-        for what in ("no such file", "broken source", "not a number")
-    ]
-    accepted += [
-        Accepted(crash.delay(how).id, crash.name, how, TaskState.DEAD, MAX_DELIVERIES) for how in ("SIGKILL", "exit")
-    ]
-    task_id = crash_once.delay().id
-    accepted.append(Accepted(task_id, crash_once.name, "SIGKILL, once", TaskState.SUCCEEDED, 1))
-    parse_all(files[early:])
-    return accepted
 
 
 class Watch:
@@ -198,7 +188,9 @@ class Watch:
         seconds = now - self._started
         self._screen.progress(Progress(len(self._accepted), ended, seconds, waiting, self._pool.status()))
 
-    def account(self, events: Sequence[Mapping[str, Any]], left: Sequence[str], exit_code: int) -> Account:
+    def account(
+        self, events: Sequence[Mapping[str, Any]], left: Sequence[str], exit_code: int, heard: Heard, folder: Path
+    ) -> Account:
         """The account, from what the broker says now that the pool has stopped."""
         pending: dict[str, str] = {}
         for task in self._accepted:
@@ -216,11 +208,28 @@ class Watch:
             depth=self._broker.depth(),
             ended={state: frozenset(found.id for found in self._broker.ended(state, most)) for state in FINAL},
             events=events,
+            traces=Traces(heard, self._daemons(), self._cleaned(folder)),
             sums=add_up(self._accepted, self.records, trusted=self._broker.trusted),
             left_over=left,
             exit_code=exit_code,
             seconds=time.monotonic() - self._started,
         )
+
+    def _daemons(self) -> dict[str, Daemon]:
+        """The processes that ``daemon`` left, by the pid and start time that it returned."""
+        found = {}
+        for task in self._accepted:
+            record = self.records.get(task.task_id)
+            if task.task == "daemon" and record is not None and record.value is not None:
+                pid, began = decode(record.codec, record.value, trusted=self._broker.trusted)
+                lives = processes.is_alive(pid) and processes.start_time(pid) == began
+                found[task.task_id] = Daemon(pid, lives)
+        return found
+
+    def _cleaned(self, folder: Path) -> frozenset[str]:
+        """The ids of ``overrun``, if its draft was put away."""
+        done = any(folder.glob("*.cleaned")) and not any(folder.glob("*.draft"))
+        return frozenset(task.task_id for task in self._accepted if task.task == "overrun" and done)
 
 
 def add_up(accepted: Sequence[Accepted], records: Mapping[str, Record], *, trusted: bool) -> dict[str, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
@@ -15,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from poolrt.cli.demo.account import CONTAINED
-from poolrt.cli.demo.run import Progress
+from poolrt.cli.demo.run import Progress, ReaderLeft
 from poolrt.cli.pool_view import children_table, event_text, queue_line, size
 
 LINE_EVERY: Final = 1.0
@@ -50,6 +52,18 @@ class Tally:
         return "  ".join(f"{kind.removeprefix('child-')} {count}" for kind, count in sorted(self.kinds.items()))
 
 
+def is_read(print_it: Callable[[], object]) -> bool:
+    """Print; whether anybody reads it. When nobody does, what follows goes to nowhere: no flush at the exit fails."""
+    try:
+        print_it()
+    except (BrokenPipeError, SystemExit):  # SystemExit: what rich 13.8 and later make of it
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        return False
+    return True
+
+
 class SilentScreen:
     """Shows nothing: stdout belongs to one JSON object."""
 
@@ -74,30 +88,37 @@ class PlainScreen:
         self._tally = Tally()
         self._lock = threading.Lock()  # the witness's thread prints too
         self._printed = 0.0
+        self._is_read = True
 
     def begin(self, modules: int, concurrency: int) -> None:
         """Say what is about to happen."""
-        self._console.print(title(modules, concurrency))
+        self._print(title(modules, concurrency))
+        self._raise_if_unread()
 
     def progress(self, now: Progress) -> None:
         """Print a line if the last one is a second old, or everything has ended."""
         rate = self._tally.rate(now)
+        self._raise_if_unread()
         if now.seconds - self._printed < LINE_EVERY and now.ended < now.accepted:
             return
         self._printed = now.seconds
-        with self._lock:
-            self._console.print(
-                Text(
-                    f"{now.seconds:5.1f}s  {now.ended}/{now.accepted} done  {rate:.0f}/s  {self._tally.line()}".rstrip()
-                )
-            )
+        line = f"{now.seconds:5.1f}s  {now.ended}/{now.accepted} done  {rate:.0f}/s  {self._tally.line()}"
+        self._print(Text(line.rstrip()))
+        self._raise_if_unread()
 
     def contained(self, event: Mapping[str, Any]) -> None:
         """Print the containment."""
         if is_containment(event):
-            with self._lock:
-                self._tally.kinds[str(event["kind"])] += 1
-                self._console.print(event_text(event))
+            self._tally.kinds[str(event["kind"])] += 1
+            self._print(event_text(event))
+
+    def _print(self, text: Text) -> None:
+        with self._lock:
+            self._is_read = self._is_read and is_read(lambda: self._console.print(text))
+
+    def _raise_if_unread(self) -> None:
+        if not self._is_read:
+            raise ReaderLeft
 
     def end(self) -> None:
         """Nothing to undo."""

@@ -63,15 +63,10 @@ def clients():
     clients.close()
 
 
-@pytest.fixture
-def watch():
-    """A watch on this process; garbage of earlier tests closes nothing meanwhile."""
-    gc.collect()
-    return DescriptorWatch(limit(), lowest_free(), scan)
-
-
-def drive(watch, runs, *tasks):
-    """Run tasks in turn until the first Finding: ``(runs of its task, Finding)``, or None."""
+def drive(runs, *tasks):
+    """Run tasks in turn under a new watch, until the first Finding: ``(runs of its task, Finding)``, or None."""
+    gc.collect()  # garbage of earlier tests must not close anything meanwhile
+    watch = DescriptorWatch(limit(), lowest_free(), scan)
     had = dict.fromkeys((name for name, _ in tasks), 0)
     for run in range(runs):
         name, function = tasks[run % len(tasks)]
@@ -93,33 +88,34 @@ def pair_closed():
         end.close()
 
 
-def test_a_leaking_task_is_found_within_fifty_runs(watch, server, clients):
+def test_a_leaking_task_is_found_within_fifty_runs(server, clients):
     """Used in its own run or not, its connections are never used again."""
-    had, found = drive(watch, 50, ("shop.fetch", lambda: clients.connect(server)))
+    had, found = drive(50, ("shop.fetch", lambda: clients.connect(server)))
     assert had == 30
     assert found[:5] == ("shop.fetch", "socket", server.name, 30, 30)
     assert found.reason == f"leak: 30 of 30 runs of shop.fetch left a socket to {server.name} open"
 
 
-def test_it_is_told_from_two_innocent_tasks(watch, server, clients):
+def test_it_is_told_from_two_innocent_tasks(server, clients):
     """Between tasks that open and close files and sockets, it alone is named."""
-    had, found = drive(watch, 150, ("files", temp_file), ("leaky", lambda: clients.connect(server)),
+    had, found = drive(150, ("files", temp_file), ("leaky", lambda: clients.connect(server)),
                        ("pairs", pair_closed))  # fmt: skip
     assert (had, found.task, found.what) == (30, "leaky", server.name)
 
 
-def test_a_connection_made_under_an_open_file_is_found(watch, server, clients):
+def test_a_connection_made_under_an_open_file_is_found(server, clients):
     """It does not move the lowest free number: the count finds it."""
 
     def work():
         with tempfile.TemporaryFile():
             clients.connect(server)
 
-    had, found = drive(watch, 50, ("t", work))
-    assert (had, found.task, found.what, found.count) == (30, "t", server.name, 30)
+    had, found = drive(50, ("t", work))
+    assert (had, found.task, found.what) == (30, "t", server.name)
+    assert found.count >= 29  # the first is nobody's where the table had holes to begin with
 
 
-def test_an_answer_that_nobody_read_is_no_use(watch, server, clients):
+def test_an_answer_that_nobody_read_is_no_use(server, clients):
     """A response left open with its body still coming is leaked like any other."""
     accepted = []
 
@@ -131,14 +127,14 @@ def test_an_answer_that_nobody_read_is_no_use(watch, server, clients):
         accepted[-1].send(b"the answer")
 
     # The server's ends are open here too, and are written to: half of what is left is in use.
-    had, found = drive(watch, 50, ("t", work))
+    had, found = drive(50, ("t", work))
     for end in accepted:
         end.close()
     assert (had, found.task, found.what, found.count) == (30, "t", server.name, 30)
 
 
 @pytest.mark.parametrize("kind", ["file", "listener", "pipe", "unix pair", "event loop"])
-def test_other_things_left_at_each_run_are_found(watch, kind):
+def test_other_things_left_at_each_run_are_found(kind):
     """Files, listeners, pipes, pairs, and the loops that nobody closed."""
     import asyncio
 
@@ -158,7 +154,7 @@ def test_other_things_left_at_each_run_are_found(watch, kind):
             else:
                 left.callback(asyncio.new_event_loop().close)
 
-        had, found = drive(watch, 50, ("t", work))
+        had, found = drive(50, ("t", work))
     assert had == 30
     assert found.task == "t"
     said = {
@@ -168,7 +164,7 @@ def test_other_things_left_at_each_run_are_found(watch, kind):
     assert said[kind] in found.reason
 
 
-def test_a_pool_that_warms_up_is_innocent(watch, server, clients):
+def test_a_pool_that_warms_up_is_innocent(server, clients):
     """To 100 connections by one a run, all in use; in runs far shorter than the kernel's clock tick."""
 
     def work():
@@ -177,11 +173,11 @@ def test_a_pool_that_warms_up_is_innocent(watch, server, clients):
         if len(clients.open) < 100:
             clients.connect(server)
 
-    assert drive(watch, 2000, ("t", work)) is None
+    assert drive(2000, ("t", work)) is None
 
 
 @pytest.mark.parametrize("each", ["all", "one"])
-def test_keep_alive_to_forty_peers_is_innocent(watch, clients, each):
+def test_keep_alive_to_forty_peers_is_innocent(clients, each):
     """Used by each run, or one of them by each run in turn."""
     with ExitStack() as stack:
         servers = [Server() for _ in range(40)]
@@ -203,20 +199,20 @@ def test_keep_alive_to_forty_peers_is_innocent(watch, clients, each):
             else:
                 use(servers[next(turns) % 40])
 
-        assert drive(watch, 2000 if each == "one" else 300, ("t", work)) is None
+        assert drive(2000 if each == "one" else 300, ("t", work)) is None
 
 
-def test_files_and_connections_that_are_closed_are_innocent(watch, server):
+def test_files_and_connections_that_are_closed_are_innocent(server):
     """2,000 runs that leave nothing are counted now and then, and never scanned."""
 
     def fetch():
         with tempfile.TemporaryFile(), socket.create_connection(server.address):
             server.listener.accept()[0].close()
 
-    assert drive(watch, 2000, ("fetch", fetch), ("files", temp_file)) is None
+    assert drive(2000, ("fetch", fetch), ("files", temp_file)) is None
 
 
-def test_connections_in_garbage_cycles_are_innocent(watch):
+def test_connections_in_garbage_cycles_are_innocent():
     """Only the collector closes them, and it is asked before anything is said."""
 
     class Cycle:
@@ -230,27 +226,26 @@ def test_connections_in_garbage_cycles_are_innocent(watch):
 
     gc.disable()
     try:
-        assert drive(watch, 500, ("t", Cycle)) is None
+        assert drive(500, ("t", Cycle)) is None
     finally:
         gc.enable()
         gc.collect()
 
 
-def test_reused_numbers_are_no_evidence(watch, server, clients):
+def test_reused_numbers_are_no_evidence(server, clients):
     """A task that opens a new connection for each old one, and one more, keeps none for long."""
 
     def work():
         count = len(clients.open)
         clients.close()
-        while server.listener.gettimeout() != 0:
-            server.listener.setblocking(False)
+        server.listener.setblocking(False)
         with pytest.raises(BlockingIOError):
             while True:
                 server.listener.accept()[0].close()
         for _ in range(count + 1):
             clients.connect(server)
 
-    assert drive(watch, 60, ("t", work)) is None
+    assert drive(60, ("t", work)) is None
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -261,7 +256,6 @@ def test_a_table_is_never_full(server, clients, hidden):
     room = open_count() + 60
     resource.setrlimit(resource.RLIMIT_NOFILE, (room, hard))
     try:
-        watch = DescriptorWatch(limit(), lowest_free(), scan)
         turns = iter(range(1000))
 
         def work():
@@ -271,7 +265,7 @@ def test_a_table_is_never_full(server, clients, hidden):
                 for _ in range(3 if next(turns) % 2 else 0):
                     clients.connect(server)
 
-        had, found = drive(watch, 200, ("t", work), ("files", temp_file))
+        _, found = drive(200, ("t", work), ("files", temp_file))
         assert found.reason.startswith("near the limit: ")
         assert (found.task, found.kind, found.what) == ("t", "socket", server.name)
         assert 0.7 * room < open_count() < room - 3
@@ -284,32 +278,34 @@ def test_a_full_table_is_survived(server, clients):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_count() + 40, hard))
     try:
-        watch = DescriptorWatch(limit(), lowest_free(), scan)
 
         def work():
             with pytest.raises(OSError, match="Too many open files"):
                 while True:
                     clients.connect(server)
 
-        had, found = drive(watch, 1, ("t", work))
+        had, found = drive(1, ("t", work))
         assert (had, found.task, found.what) == (1, "t", server.name)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_threads_do_not_disturb_it(watch, server, clients):
-    """Descriptors that another thread opens and closes meanwhile are skipped, and the leak is found."""
+def test_a_busy_thread_beside_it_hides_no_full_table(server, clients):
+    """Another thread's descriptors blur the growth of single runs; the limit is watched all the same."""
     stop = threading.Event()
 
     def flicker():
         while not stop.is_set():
             pair_closed()
 
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_count() + 80, hard))
     thread = threading.Thread(target=flicker)
     thread.start()
     try:
-        had, found = drive(watch, 400, ("t", lambda: clients.connect(server)))
+        _, found = drive(100, ("t", lambda: clients.connect(server)))
     finally:
         stop.set()
         thread.join()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (found.task, found.what) == ("t", server.name)

@@ -6,7 +6,7 @@ import select
 import socket
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -24,9 +24,24 @@ def closing():
         yield stack
 
 
+def _stat_before_6_2(path, *, real=os.stat, **more):
+    return os.stat_result([0] * 10) if path == "/proc/self/fd" else real(path, **more)
+
+
 def _one(fd) -> Descriptor:
     [found] = scan([fd])
     return found
+
+
+def _null(closing) -> int:
+    fd = os.open(os.devnull, os.O_RDONLY)
+    closing.callback(_close, fd)
+    return fd
+
+
+def _close(fd):
+    with suppress(OSError):  # the test did
+        os.close(fd)
 
 
 def _listener(closing, family=socket.AF_INET, address=("127.0.0.1", 0)):
@@ -46,15 +61,14 @@ def _pair(closing):
 
 def test_the_next_descriptor_gets_the_lowest_free_number(closing):
     """Above what is open, and in the first hole when there is one."""
-    files = [closing.enter_context(open(os.devnull)) for _ in range(3)]
-    for _ in range(2):
-        number = lowest_free()
-        assert lowest_free() == number
-        again = closing.enter_context(open(os.devnull))
-        assert again.fileno() == number
-        again.close()
-        files[1].close()
-    assert number == files[0].fileno() + 1
+    fds = [_null(closing) for _ in range(3)]
+    number = lowest_free()
+    assert lowest_free() == number > fds[2]
+    assert _null(closing) == number
+    os.close(fds[1])
+    assert lowest_free() == fds[1]
+    assert _null(closing) == fds[1]
+    assert lowest_free() > number
 
 
 def test_the_lowest_may_be_standard_input(in_child):
@@ -72,13 +86,12 @@ def test_the_lowest_may_be_standard_input(in_child):
 def test_the_count_is_exact(closing, monkeypatch, kernel):
     """Holes or not, before Linux 6.2 (whose stat says 0) or after."""
     if kernel == "lists":
-        real = os.stat
-        monkeypatch.setattr(os, "stat", lambda path: os.stat_result([0] * 10) if "fd" in str(path) else real(path))
+        monkeypatch.setattr(os, "stat", _stat_before_6_2)
     before = open_count()
-    files = [closing.enter_context(open(os.devnull)) for _ in range(20)]
+    fds = [_null(closing) for _ in range(20)]
     assert open_count() == before + 20
-    files[3].close()
-    files[7].close()
+    os.close(fds[3])
+    os.close(fds[7])
     assert open_count() == before + 18
     assert open_count() == len(scan())
 
@@ -107,8 +120,7 @@ def test_a_full_table_is_read_without_a_descriptor(in_child, kernel):
 
     def fill():
         if kernel == "lists":
-            real = os.stat
-            os.stat = lambda path: os.stat_result([0] * 10) if path == "/proc/self/fd" else real(path)
+            os.stat = _stat_before_6_2
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))
         os.closerange(60, 1000)  # what pytest's own starter left there
@@ -130,14 +142,15 @@ def test_the_listing_does_not_show_itself(closing):
     """What a scan opens to read is not in its answer: the next leak takes that very number."""
     number = lowest_free()
     assert number not in {found.fd for found in scan()}
-    closing.enter_context(open(os.devnull))
+    _null(closing)
     assert _one(number).fd == number
 
 
 @linux
-def test_files_pipes_and_the_rest(closing):
+def test_files_pipes_and_the_rest(closing, node_dir):
     """Each kind by its own word, with a name that groups."""
-    file = closing.enter_context(tempfile.NamedTemporaryFile())
+    file, path = tempfile.mkstemp(dir=node_dir)
+    closing.callback(os.close, file)
     reader, writer = os.pipe()
     closing.callback(os.close, reader)
     closing.callback(os.close, writer)
@@ -146,21 +159,26 @@ def test_files_pipes_and_the_rest(closing):
     closing.callback(os.close, event)
     folder = os.open(tempfile.gettempdir(), os.O_RDONLY)
     closing.callback(os.close, folder)
-    null = closing.enter_context(open(os.devnull))
-    shown = {fd: (found.kind, found.what) for fd in (file.fileno(), reader, writer, poll.fileno(), event, folder,
-                                                     null.fileno()) for found in scan([fd])}  # fmt: skip
-    assert list(shown.values()) == [
-        ("file", file.name), ("pipe", "pipe"), ("pipe", "pipe"), ("anon", "anon_inode:[eventpoll]"),
-        ("anon", "anon_inode:[eventfd]"), ("directory", os.path.realpath(tempfile.gettempdir())), ("device", os.devnull),
-    ]  # fmt: skip
-    assert _one(file.fileno()).inode == os.fstat(file.fileno()).st_ino
+    null = _null(closing)
+    shown = [found[1:3] for found in scan([file, reader, writer, poll.fileno(), event, folder, null])]
+    assert shown == [
+        ("file", path),
+        ("pipe", "pipe"),
+        ("pipe", "pipe"),
+        ("anon", "anon_inode:[eventpoll]"),
+        ("anon", "anon_inode:[eventfd]"),
+        ("directory", os.path.realpath(tempfile.gettempdir())),
+        ("device", os.devnull),
+    ]
+    assert _one(file).inode == os.fstat(file).st_ino
 
 
 @linux
 def test_a_name_is_one_printable_line(node_dir, closing):
     """Whatever bytes a path holds, what is logged is short and plain."""
-    file = closing.enter_context(open(os.fsencode(node_dir) + b"/a\nb\xff" + b"x" * 230, "w"))
-    what = _one(file.fileno()).what
+    fd = os.open(os.fsencode(node_dir) + b"/a\nb\xff" + b"x" * 230, os.O_CREAT)
+    closing.callback(os.close, fd)
+    what = _one(fd).what
     assert what.isprintable()
     assert len(what) <= 200
     assert "\\n" in what
@@ -322,7 +340,7 @@ def test_elsewhere_only_numbers_are_known(closing, monkeypatch):
     monkeypatch.setattr(descriptors, "_LINUX", False)
     monkeypatch.setattr(descriptors, "_TABLE", "/dev/fd")
     before = open_count()
-    closing.enter_context(open(os.devnull))
+    _null(closing)
     assert open_count() == before + 1
     assert scan() == []
     assert peers() == {}

@@ -119,3 +119,31 @@ def test_without_malloc_trim_nothing_happens(monkeypatch):
     memory._malloc_trim.cache_clear()
     assert memory.release_free_memory() is False
     memory._malloc_trim.cache_clear()
+
+
+def test_the_resident_size_of_a_process_is_read_through_a_kept_descriptor(fork):
+    """It grows with what the process touches, reads as 0 once it has ended, and its descriptor can be closed twice."""
+
+    def grow(talk):
+        talk.hear()
+        kept = b"x" * (50 << 20)
+        talk.say(len(kept))
+        talk.hear()
+
+    other = fork(grow)
+    size = memory.ResidentSize(other.pid)
+    before = size.read()
+    other.say("go")
+    assert other.hear() == 50 << 20
+    assert size.read() - before > 45 << 20
+    other.kill()
+    assert size.read() == 0
+    size.close()
+    size.close()
+
+
+def test_the_peak_is_no_less_than_what_is_resident():
+    """The highest size so far is at least the present one."""
+    size = memory.ResidentSize(os.getpid())
+    assert memory.own_peak() >= size.read() - (1 << 20)
+    size.close()

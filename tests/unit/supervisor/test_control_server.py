@@ -11,7 +11,7 @@ import pytest
 from poolrt.control import ControlClient
 from poolrt.errors import ControlError, SupervisorNotRunning
 from poolrt.supervisor import requests
-from poolrt.supervisor.control_server import MAX_REQUEST, ControlServer
+from poolrt.supervisor.control_server import MAX_REQUEST, ControlServer, Gate
 from poolrt.supervisor.watcher import Watcher
 
 
@@ -71,13 +71,14 @@ class FakeSupervisor:
         self.pool: FakePool | None = FakePool()
         self.template = FakeTemplate()
         self.reporter = FakeReporter()
+        self.gate = Gate()
         self.drained: list[tuple[str, float | None]] = []
 
     def drain(self, why: str, grace: float | None) -> None:
         self.drained.append((why, grace))
 
-    def await_ready(self, client: Any) -> None:
-        client.answer("ready")
+    failure = ""
+    exit_code = 0
 
 
 class Wire:

@@ -32,9 +32,9 @@ def test_the_screen_answers_what_one_looks_for(state):
     """Who the node is, rates, limits, ceilings, the reason of the last recycling, queue and events are there."""
     shown = drawn(state(rates={"done": Rate(103.4, (None, 1.0, 2.0)), "failed": Rate(0.25)}))
     for what in (
-        "web-1", "pid 9412", "serving", "up 4m33s", "sqlite:////srv/jobs.db", "memory 2.1/8.0 GiB ██······",
+        "web-1", "pid 9412", "serving", "up 4m33s", "sqlite:////srv/jobs.db", "memory 2.1/8.0 GiB ███·······",
         " ▅█     103", "failed/s", "0.2", "done 1,204,881  failed 311  recycled 41  crashed 1  killed 0",
-        "children: 1 busy, concurrency 2", "14s/1m", "376/500", "459.0/512.0 MiB  ███████·",
+        "children: 1 busy, concurrency 2", "14s/1m", "376/500", "459.0/512.0 MiB  █████·",
         "37  memory: 518 MiB > 512 MiB",
         "queued 1,204  delayed 3  reserved 2  dead 2  oldest 4.2s", "child-crashed", "child 5.2", "[SIGSEGV]",
         "q quit", "space freeze",
@@ -113,9 +113,9 @@ def test_wide_terminals_show_more_of_task_and_note(state):
     ("changes", "shown"),
     [
         ({}, "14s/1m"),
-        ({"soft_time_limit": 30.0}, "14s/30s soft"),
+        ({"soft_time_limit": 30.0}, "14s/(30s)"),
         ({"soft_time_limit": 10.0}, "14s/1m"),
-        ({"soft_time_limit": 10.0, "time_limit": None}, "14s/10s soft"),
+        ({"soft_time_limit": 10.0, "time_limit": None}, "14s/(10s)"),
         ({"time_limit": None}, "14s  "),
         ({"running_for": None}, "–  "),
     ],

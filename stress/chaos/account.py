@@ -1,0 +1,178 @@
+"""The account of a storm: each task that was accepted, against the ledger, the journal and the broker's records.
+
+accepted ids ─┐
+ledger        ├──▶ one verdict a task: as planned, dead, cut by its limit; or what is wrong with it
+journal       │
+records ──────┘
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from poolrt import App
+from poolrt.message import Record, decode_record
+from poolrt.states import TaskState
+from stress.chaos import journal
+from stress.chaos.faults import ATTEMPTS, KINDS, value_of
+
+MAX_BATCH: Final = 64
+"""What a child may have finished and not settled, and so what its death may run again."""
+
+
+class Run(NamedTuple):
+    """One execution, as the ledger tells it."""
+
+    attempt: int
+    lost: int
+    pid: int
+    began: int
+    ended: int
+    """Both CLOCK_MONOTONIC ns; 0: it never ended."""
+
+
+@dataclass
+class Account:
+    """What became of everything."""
+
+    kinds: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """For each kind of task how many were accepted, ended as planned, dead, limited; and how many ran again."""
+    wrong: dict[str, list[str]] = field(default_factory=dict)
+    """What is wrong, by task id."""
+    lost: int = 0
+    doubled: int = 0
+
+    def total(self, what: str) -> int:
+        """The sum over all kinds."""
+        return sum(counts[what] for counts in self.kinds.values())
+
+
+class Ledger:
+    """What the tasks wrote."""
+
+    def __init__(self, path: Path) -> None:
+        self.runs: dict[str, list[Run]] = defaultdict(list)
+        self._ends: dict[int, list[int]] = defaultdict(list)
+        """The moments at which runs of a process ended, in order."""
+        lines = path.read_text().splitlines() if path.exists() else []
+        for line in lines:
+            self._take(*line.split())
+
+    def _take(self, what: str, task_id: str, attempt: str, lost: str, pid: str, moment: str) -> None:
+        runs = self.runs[task_id]
+        if what == "start":
+            runs.append(Run(int(attempt), int(lost), int(pid), int(moment), 0))
+            return
+        place = next(i for i in reversed(range(len(runs))) if runs[i].pid == int(pid) and not runs[i].ended)
+        runs[place] = runs[place]._replace(ended=int(moment))
+        self._ends[int(pid)].append(int(moment))
+
+    def ended_after(self, run: Run) -> int:
+        """How many more runs its process ended after it."""
+        return sum(moment > run.ended for moment in self._ends[run.pid])
+
+
+def account(
+    accepted: Iterable[str], app: App, ledger: Ledger, lives: dict[str, list[journal.Entry]], stopped: set[int]
+) -> Account:
+    """Account for every accepted task; ``stopped`` are the pids that were sent SIGSTOP."""
+    made = Account()
+    ids = set(accepted)
+    ids |= {f"made-{task_id[5:]}" for task_id in ids if task_id.startswith("make-") and _has_ended(ledger, task_id)}
+    ids |= set(lives)
+    for task_id in sorted(ids):
+        kind = task_id.rpartition("-")[0]
+        runs, counts = ledger.runs[task_id], made.kinds[kind]
+        counts["accepted"] += 1
+        counts["again"] += max(0, len(runs) - len({run.attempt for run in runs}))
+        verdict, wrong = _verdict(task_id, kind, app, runs, stopped)
+        counts[verdict] += 1
+        told = journal.complaints(lives.get(task_id, []), ATTEMPTS if kind == "retry" else 1)
+        twice = [said for said in told if "outcomes" in said or "times" in said] + _overlaps(runs)
+        made.doubled += bool(twice)
+        made.lost += verdict == "lost"
+        wrong += [said for said in told if said not in twice] + twice + _unexplained(runs, ledger)
+        if wrong:
+            made.wrong[task_id] = wrong
+    return made
+
+
+def _has_ended(ledger: Ledger, task_id: str) -> bool:
+    return any(run.ended for run in ledger.runs[task_id])
+
+
+def _verdict(task_id: str, kind: str, app: App, runs: list[Run], stopped: set[int]) -> tuple[str, list[str]]:
+    """How it ended, and what is wrong with that."""
+    found = app.broker.find(task_id)
+    if found is None:
+        if kind == "noop" and any(run.ended for run in runs):
+            return "planned", []
+        return "lost", ["the broker knows neither message nor record, and it never ran to its end"]
+    if found.record is None:
+        return "lost", [f"it has not ended: it is {found.state}"]
+    record = decode_record(found.record)
+    cause = f"{record.error.type}: {record.error.text}" if record.error else ""
+    if record.state is TaskState.DEAD:
+        admitted = cause.startswith("WorkerLost") and record.lost >= 2
+        return "dead", [] if admitted else [f"it is dead, lost {record.lost}: {cause}"]
+    if cause.startswith("TimeLimitExceeded"):
+        admitted = any(run.pid in stopped for run in runs)
+        return "limited", [] if admitted else [f"its child was never stopped, but it ended as {cause}"]
+    wrong = _as_planned(kind, int(task_id.rpartition("-")[2]), app.result(task_id).result, record)
+    if not any(run.ended for run in runs):
+        wrong.append(f"it ended as {record.state}, but no run of it came to its end")
+    return ("planned" if not wrong else "wrong"), wrong
+
+
+def _as_planned(kind: str, number: int, result: Any, record: Record) -> list[str]:
+    error = f"{record.error.type}: {record.error.text}" if record.error else ""
+    if kind == "fail":
+        planned = record.state is TaskState.FAILED and error.startswith("Refused")
+        return [] if planned else [f"it should have failed as Refused, but is {record.state} {error}"]
+    if record.state is not TaskState.SUCCEEDED:
+        return [f"it is {record.state}: {error}"]
+    wrong = []
+    if kind != "noop" and result != value_of(number):
+        wrong.append(f"its value is {result!r}, not {value_of(number)}")
+    if kind == "suicide" and not record.lost:
+        wrong.append("it killed its child, but was never counted as lost")
+    if kind == "retry" and record.attempt != ATTEMPTS:
+        wrong.append(f"it succeeded at attempt {record.attempt}, not {ATTEMPTS}")
+    return wrong
+
+
+def _overlaps(runs: list[Run]) -> list[str]:
+    """Two runs of one task at one time, which no death explains."""
+    found = []
+    ordered = sorted(runs, key=lambda run: run.began)
+    for earlier, later in itertools.pairwise(ordered):
+        if earlier.ended > later.began:
+            found.append(f"process {later.pid} began it while process {earlier.pid} ran it")
+    return found
+
+
+def _unexplained(runs: list[Run], ledger: Ledger) -> list[str]:
+    """Runs that came to their end and were run again, although their process went on long after."""
+    found = []
+    for run in runs:
+        again = any(other.attempt == run.attempt and other.began > run.ended for other in runs if run.ended)
+        if again and ledger.ended_after(run) > MAX_BATCH:
+            found.append(
+                f"process {run.pid} ended it and went on for {ledger.ended_after(run)} tasks, yet it ran again"
+            )
+    return found
+
+
+def table(made: Account) -> str:
+    """The account for people."""
+    columns = ("accepted", "planned", "dead", "limited", "wrong", "lost", "again")
+    lines = ["kind     " + "".join(f"{name:>10}" for name in columns)]
+    kinds = [kind for kind in (*KINDS, "made") if made.kinds[kind]["accepted"]]
+    lines += [f"{kind:9}" + "".join(f"{made.kinds[kind][name]:10}" for name in columns) for kind in kinds]
+    lines.append("all      " + "".join(f"{made.total(name):10}" for name in columns))
+    return "\n".join(lines)

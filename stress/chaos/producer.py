@@ -1,0 +1,47 @@
+"""Who enqueues while the storm goes on; never killed itself, so that it knows what was accepted."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from poolrt import App
+from poolrt.errors import BrokerError
+from stress.chaos.faults import Call
+
+
+class Producer(threading.Thread):
+    """Enqueues what is planned; a task counts as accepted when the broker has returned."""
+
+    def __init__(self, app: App, planned: list[Call]) -> None:
+        super().__init__(name="producer")
+        self.accepted: dict[str, Call] = {}
+        self.refused = 0
+        """Calls that the broker refused, and that were made again."""
+        self._app = app
+        self._planned = planned
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Enqueue until all is accepted, or it is told to stop."""
+        began = time.monotonic()
+        for call in self._planned:
+            self._stopped.wait(max(0.0, began + call.at - time.monotonic()))
+            while not self._stopped.is_set() and call.id not in self.accepted:
+                try:
+                    self._enqueue(call)
+                    self.accepted[call.id] = call
+                except BrokerError:
+                    self.refused += 1
+                    self._stopped.wait(0.05)
+
+    def _enqueue(self, call: Call) -> None:
+        arguments = (*call.arguments, time.time() + call.countdown) if call.countdown else call.arguments
+        self._app.tasks[call.kind].apply_async(
+            arguments, task_id=call.id, priority=call.priority, countdown=call.countdown or None
+        )
+
+    def stop(self) -> None:
+        """Enqueue no more."""
+        self._stopped.set()
+        self.join()
