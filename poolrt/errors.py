@@ -29,7 +29,7 @@ class ExitCode(enum.IntEnum):
     NODE_NAME_TAKEN = 7
     """Another supervisor runs under this node name."""
     NOT_RUNNING = 8
-    """``poolrt status`` found no supervisor of that name."""
+    """``poolrt status`` or ``poolrt top`` found no supervisor of that name."""
     UNBALANCED = 9
     """``poolrt demo``: the account does not balance, or a process was left over."""
 

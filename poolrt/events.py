@@ -39,7 +39,8 @@ class EventKind(enum.StrEnum):
     CHILD_BOOT_FAILED = "child-boot-failed"
     """A child could not be made ready."""
     TASK_REQUEUED = "task-requeued"
-    """A task whose child died waits for its next delivery, or one that was interrupted is put back."""
+    """A task whose child died waits for its next delivery; so does one that was interrupted, or that a limit ended and
+    that is tried again."""
     TASK_DEAD = "task-dead"
     """A message was given up; its record keeps the bytes and the cause."""
     TASK_FAILED = "task-failed"

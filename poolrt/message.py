@@ -29,6 +29,14 @@ MAX_ID_BYTES: Final = 120
 _PREFIX = bytes([ENVELOPE_VERSION])
 
 
+RESULT_TTL: Final = 86_400.0
+"""Seconds a record is kept whose message does not say."""
+DEAD_TTL: Final = 7 * 86_400.0
+"""Seconds a given-up message is kept for an operator."""
+ENDLESS: Final = 1e9
+"""A time limit or TTL of 30 years is none, and does not fit the board."""
+
+
 def new_task_id() -> str:
     """A new id: UUID version 7, whose leading 48 bits are the time in ms, so that indexes grow at their end."""
     milliseconds = time.time_ns() // 1_000_000
@@ -80,6 +88,12 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     headers: dict[str, str] | None = None
     acks_late: bool = True
     """False: a task whose child died while running it has failed, and is not delivered again."""
+
+    @property
+    def ttl(self) -> float:
+        """Seconds its record is kept. What came from outside may be NaN, or for ever."""
+        ttl = self.result_ttl
+        return ttl if ttl is not None and 0 <= ttl < ENDLESS else RESULT_TTL
 
     def __repr__(self) -> str:
         """Short, for bug reports: never the arguments."""

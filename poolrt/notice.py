@@ -164,7 +164,8 @@ class Bury(_Notice, frozen=True):
     cause: str
     """Empty for a planned exit; else what ended the child."""
     verdict: str
-    """``lost`` (requeue with backoff, or dead), ``failed`` (end it with the cause), or ``none``."""
+    """``lost`` (requeue with backoff, or dead), ``failed`` (end it with the cause), ``stopped`` (by our own order: back
+    at its old place, uncounted, unless it must not run twice), or ``none``."""
     runtime: float = 0.0
     status: int | None = None
     """The child's exit code, or minus the signal that ended it."""

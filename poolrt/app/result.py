@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from poolrt.codec import decode
 from poolrt.errors import (
@@ -44,9 +43,6 @@ _BY_STATE: dict[TaskState, type[TaskFailed]] = {
 _BY_CAUSE: dict[str, type[TaskFailed]] = {
     kind.__name__: kind for kind in (WorkerLost, TimeLimitExceeded, MemoryLimitExceeded)
 }
-
-_DEFAULT_TTL: Final = 86_400.0
-"""Seconds the record of a cancelled task is kept whose message says nothing, or nonsense."""
 
 
 class AsyncResult(Generic[R]):
@@ -188,9 +184,7 @@ def _cancelled(delivery: Delivery) -> Outcome:
         TaskState.CANCELLED, message.task, now, attempt=message.attempt, lost=delivery.lost, envelope=delivery.envelope,
         error=ErrorInfo("Cancelled", f"cancelled at {when} UTC: {_history(delivery, message)}"),
     )  # fmt: skip
-    ttl = message.result_ttl  # what came from outside may be NaN
-    ttl = ttl if ttl is not None and 0 <= ttl < math.inf else _DEFAULT_TTL
-    return Outcome(delivery, TaskState.CANCELLED, encode_record(record), ttl)
+    return Outcome(delivery, TaskState.CANCELLED, encode_record(record), message.ttl)
 
 
 def _history(delivery: Delivery, message: Message) -> str:

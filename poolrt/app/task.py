@@ -52,7 +52,7 @@ class TaskOptions:
     expires: float | None = None
     bind: bool = False
     acks_late: bool = True
-    """False: if its child dies while running it, it has failed with WorkerLost, and is not run again."""
+    """False: it runs at most once. If its child dies or is stopped while running it, it has failed with WorkerLost."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant; raises ConfigurationError."""

@@ -45,7 +45,8 @@ class Audit:
     """
 
     def __init__(
-        self, settings: Settings, row: RowWriter, resident: ResidentSize, tell: Callable[[EventKind, str, str, str], None]
+        self, settings: Settings, row: RowWriter, resident: ResidentSize,
+        tell: Callable[[EventKind, str, str, str], None],
     ) -> None:  # fmt: skip
         self._ceiling = settings.max_memory_per_child
         self._row = row

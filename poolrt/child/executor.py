@@ -25,6 +25,8 @@ from poolrt.errors import DecodingError, EncodingError, SoftTimeLimitExceeded, T
 from poolrt.events import EventKind
 from poolrt.hygiene.memory import LOOK_EVERY_NS
 from poolrt.message import (
+    DEAD_TTL,
+    ENDLESS,
     Delivery,
     Enqueue,
     ErrorInfo,
@@ -60,11 +62,6 @@ AVOID_SECONDS = 20.0
 MAX_TRACEBACK = 32 * 1024
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """What a broker's store takes without holding everyone else up for seconds."""
-_DEFAULT_TTL = 86_400.0
-_DEAD_TTL = 7 * 86_400.0
-"""Seconds a given-up message is kept for an operator."""
-_ENDLESS = 1e9
-"""A time limit of 30 years is none, and does not fit the board."""
 _NO_MEMORY_LIMIT = 1 << 60
 _INTERRUPTED = {Interruption.SOFT_LIMIT: "soft time limit", Interruption.STOP: "interrupted by the stop of the node"}
 
@@ -140,6 +137,9 @@ class Executor:
             return self._ended(
                 delivery, message, TaskState.EXPIRED, "Expired", f"expired {late:.1f} s before it could start"
             )
+        if delivery.suspect and not message.acks_late:
+            text = "its node died and nobody saw whether it ran: it must not run twice"
+            return self._ended(delivery, message, TaskState.FAILED, "WorkerLost", text)
         memory_limit = message.memory_limit or self._memory_limit
         if not 0 <= memory_limit < _NO_MEMORY_LIMIT:
             memory_limit = 0
@@ -191,8 +191,8 @@ class Executor:
         """Hard and soft deadline, CLOCK_MONOTONIC ns; 0 is none, and so is a soft limit not below the hard one."""
         limit = message.time_limit or self._time_limit
         soft = message.soft_time_limit or self._soft_time_limit
-        hard = started + int(limit * 1e9) if 0 < limit < _ENDLESS else 0
-        if not 0 < soft < _ENDLESS or (hard and soft >= limit):
+        hard = started + int(limit * 1e9) if 0 < limit < ENDLESS else 0
+        if not 0 < soft < ENDLESS or (hard and soft >= limit):
             return hard, 0
         return hard, started + int(soft * 1e9)
 
@@ -223,6 +223,11 @@ class Executor:
             self.runtime = (time.monotonic_ns() - started) / 1e9
             if interrupter.raised is not None:
                 self.tainted = f"{_INTERRUPTED[interrupter.raised]} in {message.task}"
+                if isinstance(error, TaskInterrupted) and not message.acks_late:
+                    text = f"interrupted after {self.runtime:.2f} s: the node stops, and it must not run twice"
+                    return self._ended(
+                        delivery, message, TaskState.FAILED, "WorkerLost", text, runtime=self.runtime
+                    )  # fmt: skip
                 if isinstance(error, TaskInterrupted):
                     cause = f"interrupted after {self.runtime:.2f} s: the node stops; put back, uncounted"
                     self._tell(EventKind.TASK_REQUEUED, message.task, message.id, cause)
@@ -282,7 +287,7 @@ class Executor:
             TaskState.SUCCEEDED, message.task, time.time(), encoded, codec, None, self.runtime, message.attempt,
             delivery.lost, self._owner,
         )  # fmt: skip
-        return Outcome(delivery, TaskState.SUCCEEDED, encode_record(record), _ttl(message))
+        return Outcome(delivery, TaskState.SUCCEEDED, encode_record(record), message.ttl)
 
     def _raised(self, delivery: Delivery, message: Message, options: TaskOptions, error: BaseException) -> Outcome:
         if not isinstance(error, Exception):
@@ -314,7 +319,7 @@ class Executor:
             owner=self._owner,
             envelope=_bytes_of(delivery.envelope),
         )
-        return Outcome(delivery, TaskState.DEAD, encode_record(record), _DEAD_TTL)
+        return Outcome(delivery, TaskState.DEAD, encode_record(record), DEAD_TTL)
 
     def _unknown(self, delivery: Delivery, message: Message) -> Outcome:
         self._avoided[message.task] = time.monotonic() + AVOID_SECONDS
@@ -352,8 +357,8 @@ class Executor:
         )  # fmt: skip
         if state is TaskState.DEAD:
             log.error("task %s#%s is dead: %s: %s", message.task, message.id, kind, text)
-            return Outcome(delivery, state, encode_record(record), _DEAD_TTL)
-        return Outcome(delivery, state, encode_record(record), _ttl(message))
+            return Outcome(delivery, state, encode_record(record), DEAD_TTL)
+        return Outcome(delivery, state, encode_record(record), message.ttl)
 
     def _pickled(self, error: BaseException | None) -> tuple[bytes | None, str]:
         """The exception by value where that is allowed, without its traceback, whose frames hold arguments."""
@@ -372,11 +377,6 @@ def _name_bytes(execution: Execution) -> bytes:
 def _bytes_of(envelope: object) -> bytes:
     """What was stored, for the record; a foreign writer may have stored anything."""
     return envelope if isinstance(envelope, bytes) else str(envelope).encode("utf-8", "replace")
-
-
-def _ttl(message: Message) -> float:
-    ttl = message.result_ttl
-    return ttl if ttl is not None and 0 <= ttl < _ENDLESS else _DEFAULT_TTL  # what came from outside may be NaN
 
 
 def _text_of(error: BaseException) -> str:

@@ -69,7 +69,8 @@ def is_protected(frame: FrameType) -> bool:
 
 def is_cleanup(frame: FrameType) -> bool:
     """Whether ``frame`` stands in a cleanup of its own: a ``finally``, or the end of a ``with``."""
-    return frame.f_lasti in points_of(frame.f_code).cleanup
+    code = frame.f_code
+    return bool(code.co_exceptiontable) and frame.f_lasti in points_of(code).cleanup
 
 
 def module_of(frame: FrameType) -> str:
@@ -80,7 +81,7 @@ def module_of(frame: FrameType) -> str:
 
 @functools.lru_cache(maxsize=256)
 def points_of(code: CodeType) -> Points:
-    """Read ``code``: about 1 ms for 100 lines, once.
+    """Read ``code``: about 1 ms for each 1,000 bytes of it, once.
 
     The compiler writes a ``finally`` body twice, for the way with an exception and for the one without; both copies
     carry the same lines, and only the first is recognizable. So cleanups are told by their lines.

@@ -16,6 +16,7 @@ from poolrt.board import Board, BoardDamaged
 from poolrt.errors import DecodingError
 from poolrt.events import Event, EventKind
 from poolrt.message import (
+    DEAD_TTL,
     Delivery,
     Enqueue,
     ErrorInfo,
@@ -31,15 +32,13 @@ from poolrt.posix.locks import is_held
 from poolrt.states import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from poolrt.app.app import App
     from poolrt.child.main import Place
     from poolrt.notice import Bury, Reclaim
 
-_DEAD_TTL = 7 * 86_400.0
-"""Seconds a given-up message is kept for an operator."""
 _FIRST_BACKOFF = 0.5
 _MAX_BACKOFF = 60.0
 
@@ -105,15 +104,22 @@ class Undertaker:
         delivery = self._broker.running(owner, n, i)
         if delivery is None:
             return None
-        cause = command.cause if command else "the whole node died while it ran"
         try:
             message = decode_message(delivery.envelope)
         except DecodingError:
             return None
-        lost = delivery.lost + 1
         if command is not None and command.verdict == "failed":
-            self._tell(EventKind.TASK_FAILED, owner, message, cause, {"runtime": command.runtime})
             return self._limited(delivery, message, owner, command)
+        if command is not None and command.verdict == "stopped" and message.acks_late:
+            return None  # it goes back with everything else, uncounted
+        return self._lost(delivery, message, owner, command)
+
+    def _lost(
+        self, delivery: Delivery, message: Message, owner: Owner, command: Bury | None
+    ) -> Outcome | Requeue:  # fmt: skip
+        """Its child died, or its whole node: tried again with backoff, up to its limit."""
+        cause = command.cause if command else "the whole node died while it ran"
+        lost = delivery.lost + 1
         if not message.acks_late:
             self._tell(EventKind.TASK_FAILED, owner, message, cause, {})
             return self._ended(delivery, message, owner, TaskState.FAILED, "WorkerLost", cause, lost, command)
@@ -131,11 +137,15 @@ class Undertaker:
     def _limited(self, delivery: Delivery, message: Message, owner: Owner, command: Bury) -> Outcome:
         """A limit ended the task: failed, or tried again where its ``retry_for`` names the limit's error."""
         kind, _, text = command.cause.partition(": ")
-        task = self._tasks.get(message.task)
+        # A function that travels by value has its options with it, and is not unpickled here: it is not tried again.
+        task = self._tasks.get(message.task) if message.function is None else None
         if task is not None and kind in LIMITS:
             again = retry_of(message, task.options, LIMITS[kind], time.time())
             if again is not None:
+                numbers = {"attempt": again.attempt, "of": task.options.max_retries + 1}
+                self._tell(EventKind.TASK_REQUEUED, owner, message, command.cause, numbers)
                 return Outcome(delivery, None, follow_ups=(Enqueue.of(again),))
+        self._tell(EventKind.TASK_FAILED, owner, message, command.cause, {"runtime": command.runtime})
         return self._ended(delivery, message, owner, TaskState.FAILED, kind, text, delivery.lost, command)
 
     def _ended(
@@ -150,19 +160,18 @@ class Undertaker:
             state, message.task, time.time(), error=ErrorInfo(kind, text), runtime=runtime, attempt=message.attempt,
             lost=lost, owner=str(owner), envelope=delivery.envelope, status=status, peak_memory=peak, stack=stack,
         )  # fmt: skip
-        ttl = message.result_ttl if state is TaskState.FAILED and message.result_ttl is not None else _DEAD_TTL
-        return Outcome(delivery, state, encode_record(record), ttl)
+        return Outcome(delivery, state, encode_record(record), message.ttl if state is TaskState.FAILED else DEAD_TTL)
 
     def _tell_all(self) -> None:
         for event in self._untold:
             self._report(event)
         self._untold.clear()
 
-    def _tell(self, kind: EventKind, owner: Owner, message: Message, cause: str, numbers: dict[str, float]) -> None:
+    def _tell(self, kind: EventKind, owner: Owner, message: Message, cause: str, numbers: Mapping[str, float]) -> None:
         self._untold.append(
             Event(
                 kind, time.time(), node=self._place.node, slot=owner.slot, generation=owner.generation,
-                task=message.task, task_id=message.id, cause=cause, numbers=numbers,
+                task=message.task, task_id=message.id, cause=cause, numbers=dict(numbers),
             )
         )  # fmt: skip
 

@@ -83,5 +83,5 @@ class Drain:
             return
         for child in pool.children:
             self.forced = True
-            pool.condemn(child, "the grace was over; put back", "none")
+            pool.condemn(child, "the grace was over; put back", "stopped")
         self.ends = now + _STEWARD_MAY_TAKE

@@ -260,6 +260,21 @@ def test_the_account_in_words():
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_account_fits_its_terminal(width):
+    """In two columns or three, no line is cut or wider than the terminal, and what no offender did stands below."""
+    recycled = {"kind": "child-recycled", "at": 0.7, "slot": 2, "generation": 1, "cause": "max_tasks_per_child"}
+    blamed = {**recycled, "at": 0.8, "task": "parse", "cause": "max_memory_per_child: 131 MiB"}
+    account = an_account(events=[crash("3"), crash("3"), recycled, recycled, blamed])
+    text = shown(account_view(account, width), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    words = " ".join(text.split())
+    assert "crash SIGKILL crashed ×2, dead: killed by SIGKILL" in words
+    assert "besides recycled ×2: max_tasks_per_child" in words
+    assert "parse recycled: max_memory_per_child: 131 MiB" in words
+
+
 def test_an_account_in_words_that_does_not_balance():
     """What does not balance is said in the last lines."""
     text = shown(account_view(an_account(left_over=["77 (sleep 9)"])))

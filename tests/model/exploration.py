@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TypeVar
 
 S = TypeVar("S", bound=Hashable)
@@ -16,9 +16,13 @@ class Broken(Exception):
     """A promise does not hold."""
 
 
+class TooMany(Exception):
+    """There are more states than were allowed."""
+
+
 def explore(
     start: S, progress: Steps[S], mishaps: Steps[S], check: Callable[[S], None], wanted: Callable[[S], bool],
-    limit: int = 10_000_000,
+    limit: int,
 ) -> int:  # fmt: skip
     """Visit every state that ``start`` can become; how many there are.
 
@@ -28,14 +32,14 @@ def explore(
         mishaps: what may happen, and is never needed.
         check: raises Broken where a promise does not hold.
         wanted: whether all is done.
-        limit: states after which to give up.
+        limit: states that there may be.
 
     Raises:
         Broken: with the shortest way to it.
-        OverflowError: there are more than ``limit`` states.
+        TooMany: there are more than ``limit`` states.
     """
     came: dict[S, tuple[S, str] | None] = {start: None}
-    back: dict[S, list[S]] = {}
+    before: dict[S, list[S]] = {}
     queue = deque([start])
     while queue:
         state = queue.popleft()
@@ -47,25 +51,31 @@ def explore(
                         came[after] = (state, name)
                         queue.append(after)
                     if steps is progress:
-                        back.setdefault(after, []).append(state)
+                        before.setdefault(after, []).append(state)
         except Broken as broken:
             raise Broken(f"{broken}: {_way(came, state)}") from None
         if len(came) > limit:
-            raise OverflowError(f"more than {limit} states")
-    good = {state for state in came if wanted(state)}
-    queue = deque(good)
-    while queue:
-        for before in back.get(queue.popleft(), ()):
-            if before not in good:
-                good.add(before)
-                queue.append(before)
+            raise TooMany(f"more than {limit} states")
+    good = _leading_to([state for state in came if wanted(state)], before)
     for state in came:
         if state not in good:
             raise Broken(f"tasks can never end: {_way(came, state)}")
     return len(came)
 
 
-def _way(came: dict[S, tuple[S, str] | None], state: S) -> str:
+def _leading_to(ends: Iterable[S], before: Mapping[S, Iterable[S]]) -> set[S]:
+    """``ends`` and every state from which one of them is in reach."""
+    good = set(ends)
+    queue = deque(good)
+    while queue:
+        for state in before.get(queue.popleft(), ()):
+            if state not in good:
+                good.add(state)
+                queue.append(state)
+    return good
+
+
+def _way(came: Mapping[S, tuple[S, str] | None], state: S) -> str:
     names = []
     while (step := came[state]) is not None:
         state, name = step

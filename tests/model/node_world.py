@@ -14,6 +14,7 @@ from tests.model import delivery_store as broker
 from tests.model.delivery_store import Held, Owner, Running, Store
 from tests.model.exploration import Broken
 
+
 class Rules(NamedTuple):
     """What the protocol and decisions say, each with its number there; off: the obvious instead."""
 
@@ -34,7 +35,7 @@ class Rules(NamedTuple):
     reads_board: bool = True
     """18: a restart, and a rescuer, count what the dead start's board names; else they put back all alike."""
     knows_boot: bool = True
-    """18: a board from before the machine went down tells nothing, since its last pages may never have reached the disk."""
+    """18: a board of before the machine went down tells nothing: its last pages may not have reached the disk."""
     lists_until_done: bool = True
     """14: a start stays in the lock file until it is reclaimed; else a restart lists itself alone."""
     sweeps: bool = True
@@ -248,7 +249,7 @@ def check_start(world: World, child: Child, held: Held) -> None:
 
 
 def dies(world: World, where: str, place: int, why: str = "") -> World:
-    """The world after this child's death. Unless we killed it, its run was lost to it; a suspect it held is, by its claim."""
+    """The world after this child's death. Its run was lost to it unless we killed it; a suspect by its claim alone."""
     child: Child = getattr(world, where)[place]
     store = world.store
     for index, task in enumerate(store.tasks):

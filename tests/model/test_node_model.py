@@ -5,8 +5,10 @@ counted lost that did not really die of it, or by our order, and nobody who kill
 twice at once, or after it has ended or its hard limit was to end it; nothing is held by someone nobody will bury, so
 after a stop nothing is held at all. Change the model before the protocol.
 
-The scenarios here have 66,000 states in all: 10 s. ``python -m tests.model.test_node_model --full`` visits ten
-times as many, with more mishaps in one scenario; it takes some minutes.
+The scenarios of CI have 159,000 states in all, 11 s of one processor. ``python -m tests.model.test_node_model --full``
+puts more mishaps into one scenario: 2,000,000 states, 3 minutes, 400 MiB.
+
+Rules that this model found to be missing in the code, each with its order of events in ``NEEDED``: see ``MISSING``.
 """
 
 from __future__ import annotations
@@ -18,10 +20,14 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.model.delivery_store import Store, Task
+from tests.model.delivery_store import NEIGHBOUR, Store, Task
 from tests.model.exploration import Broken, explore
-from tests.model.node_model import NEIGHBOUR, all_ended, check, mishaps, progress
+from tests.model.node_model import mishaps, progress
 from tests.model.node_world import Budget, Child, Rules, World
+
+CI_LIMIT = 50_000
+"""States that a scenario of CI may have."""
+FULL_LIMIT = 2_000_000
 
 
 class Scenario(NamedTuple):
@@ -66,7 +72,7 @@ FULL = {
 
 NEEDED = {
     "keeps_slot": (Scenario(Budget(crashes=1, supervisors=1)), "nobody counted"),
-    "new_generation": (Scenario(Budget(crashes=1, repeats=1)), "which it does not hold: .* the steward does the burial"),
+    "new_generation": (Scenario(Budget(crashes=1, repeats=1)), "which it does not hold"),
     "keeps_tickets": (Scenario(Budget(crashes=1, stewards=1)), "whom nobody will bury"),
     "verdict_by_fence": (Scenario(Budget(crashes=1, repeats=1)), "counted lost 2 times, but killed 1"),
     "orders_uncounted": (Scenario(Budget(stops=1, kills=1)), "counted lost 1 times, but killed 0"),
@@ -86,18 +92,61 @@ NEEDED = {
 }
 """For each rule the scenario that needs it, and how its promise breaks there without it."""
 
+MISSING = frozenset(
+    {"templates_uncounted", "orders_on_board", "knows_boot", "reads_board_twice", "clean_if_nobody", "keeps_refused"}
+)
+"""Rules that the code does not keep yet: whoever mends one strikes it here."""
 
-def visit(scenario: Scenario, rules: Rules = Rules()) -> int:  # noqa: B008  it is frozen
+
+def check(world: World) -> None:
+    """What must hold in every state."""
+    for index, task in enumerate(world.store.tasks):
+        if task.lost > task.deaths:
+            raise Broken(f"task {index} was counted lost {task.lost} times, but killed {task.deaths}")
+        if task.at == "queued" and not task.suspect and task.lost < task.deaths:
+            raise Broken(f"nobody counted that task {index} killed its child")
+        if task.at == "held":
+            _check_holder(world, index)
+
+
+def _check_holder(world: World, index: int) -> None:
+    owner = world.store.tasks[index].owner
+    assert owner is not None
+    start = owner[0]
+    if start == NEIGHBOUR:
+        return
+    if world.state == "down" or start != world.start:
+        known = start in world.listed
+    else:
+        known = any(child.owner == owner and (child.alive or not child.seen) for child in world.children)
+        known = known or any(command.owner == owner for command in world.tickets)
+    if not known:
+        raise Broken(f"task {index} is held by {Child(owner)}, whom nobody will bury")
+
+
+def all_ended(world: World) -> bool:
+    """Whether every task has its end."""
+    return all(task.at == "ended" for task in world.store.tasks)
+
+
+def visit(scenario: Scenario, rules: Rules = Rules(), limit: int = CI_LIMIT) -> int:  # noqa: B008  it is frozen
     """Explore the scenario; the count of its states."""
     neighbour = Child((NEIGHBOUR, 0, 1)) if scenario.neighbour else None
     start = World(Store((Task(),) * scenario.tasks), scenario.budget, neighbour=neighbour)
-    return explore(start, functools.partial(progress, rules), functools.partial(mishaps, rules), check, all_ended)
+    steps = functools.partial(progress, rules), functools.partial(mishaps, rules)
+    return explore(start, *steps, check, all_ended, limit)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_no_order_of_events_breaks_a_promise(name: str) -> None:
     """With all rules on, every promise holds in every state of this scenario."""
     assert visit(SCENARIOS[name]) > 100
+
+
+def test_what_is_missing_is_a_rule() -> None:
+    """The list of what the code lacks names rules, and each rule has its scenario."""
+    assert set(Rules._fields) >= MISSING
+    assert list(NEEDED) == list(Rules._fields)
 
 
 @pytest.mark.parametrize("rule", Rules._fields)
@@ -112,7 +161,8 @@ def main() -> None:
     """Visit the full scenarios, or the small ones, and say how many states there were."""
     for name, scenario in (FULL if "--full" in sys.argv else SCENARIOS).items():
         began = time.monotonic()
-        print(f"{name}: {visit(scenario)} states, {time.monotonic() - began:.1f} s", flush=True)
+        states = visit(scenario, limit=FULL_LIMIT)
+        print(f"{name}: {states} states, {time.monotonic() - began:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

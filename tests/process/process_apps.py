@@ -232,6 +232,19 @@ def stubborn(ledger, tag, gate):
             continue
 
 
+@task(acks_late=False)
+def hold_once(ledger, tag, gate):
+    """``hold`` that must not run twice."""
+    write(ledger, "begin", tag, os.getpid())
+    await_file(gate)
+
+
+@task(acks_late=False)
+def stubborn_once(ledger, tag, gate):
+    """``stubborn`` that must not run twice."""
+    return TASKS["stubborn"][0](ledger, tag, gate)
+
+
 @task(time_limit=20)
 def grip(ledger):
     """Hold the GIL in C until killed."""

@@ -53,6 +53,18 @@ def test_quit_ends_other_kinds_of_tasks(serve, tasks, ledger, gate, app, how):
     assert bool(node.events("child-killed")) is (how == "stubborn")
 
 
+@pytest.mark.parametrize("how", ["hold_once", "stubborn_once"])
+def test_what_must_not_run_twice_is_not_put_back(serve, tasks, ledger, gate, record, how):
+    """With ``acks_late=False`` a task that the stop interrupts, or kills, has failed with WorkerLost."""
+    node = serve()
+    result = getattr(tasks, how).delay(str(ledger), "t", str(gate))
+    runs(node, ledger)
+    node.send(signal.SIGQUIT)
+    assert node.wait_end() == ExitCode.FORCED_STOP
+    ended = record(result)
+    assert (ended.state, ended.error.type) == (TaskState.FAILED, "WorkerLost")
+
+
 def test_quit_of_an_idle_node_is_clean(serve):
     """Where nothing runs, nothing is forced: exit code 0."""
     assert serve().wait_up().stop(signal.SIGQUIT) == ExitCode.OK

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def demo(concurrency: int | None, *, as_json: bool, keep: bool) -> int:
         if as_json:
             text = json.dumps(account.as_json() | ({"folder": str(folder)} if keep else {}))
             is_read(lambda: click.echo(text))
-        else:
+        elif sys.stdout is not None:
             console = make_console()
             is_read(lambda: console.print(account_view(account, console.width)))
         if not account.problems():
@@ -126,11 +127,11 @@ def usual_concurrency() -> int:
 
 
 def make_screen(*, as_json: bool) -> Screen:
-    """Where the run is shown: live on a terminal, lines elsewhere, nowhere with ``--json``."""
+    """Where the run is shown: live on a terminal, lines elsewhere, nowhere with ``--json`` and without a stdout."""
     from poolrt.cli.demo.screens import LiveScreen, PlainScreen, SilentScreen
     from poolrt.cli.pool_view import make_console
 
-    if as_json:
+    if as_json or sys.stdout is None:  # started with `>&-`
         return SilentScreen()
     console = make_console()
     return LiveScreen(console) if console.is_terminal else PlainScreen(console)

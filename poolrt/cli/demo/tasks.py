@@ -115,7 +115,7 @@ def hog() -> int:
 
     It has an end for the sake of the machine: at 4 GiB the memory limit has failed.
     """
-    rows = []
+    rows: list[bytes] = []
     while len(rows) < 4096:
         rows.append(b"." * MIB)
         time.sleep(0.001)

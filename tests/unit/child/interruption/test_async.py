@@ -169,8 +169,11 @@ def test_a_shield_entered_before_the_loop_cancels(child, kick):
 def test_a_loop_that_works_is_not_cut(child, clock):
     """At S2 a signal that finds the loop's own code leaves it alone: the cancellation is next."""
 
+    complaints = []
+
     async def task():
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: complaints.append(context))
         loop.call_soon(signal.raise_signal, signal.SIGUSR2)
         loop.call_soon(setattr, clock, "now", clock.now + S2)
         loop.call_soon(signal.raise_signal, signal.SIGUSR2)
@@ -179,27 +182,37 @@ def test_a_loop_that_works_is_not_cut(child, clock):
     with pytest.raises(asyncio.CancelledError):
         child.run_async(task())
     assert clock.now == 1000.0 + S2
+    assert not complaints
     assert child.interrupter.cancelled is Interruption.SOFT_LIMIT
 
 
 def test_a_task_that_was_left_unfinished_is_not_cancelled_later(child, kick):
-    """A cancellation for a task whose loop was left does not mark the run that is next."""
+    """A cancellation for a task whose loop was left is not counted as one of the run that is next."""
     loop = asyncio.new_event_loop()
     interrupter = child.interrupter
-    left = loop.create_task(asyncio.sleep(0))
+    left, other = loop.create_task(asyncio.sleep(60)), loop.create_task(asyncio.sleep(60))
 
     def leave():
         interrupter.entering_loop(loop, left)
         kick(S0)
         interrupter.leaving_loop()
 
-    def finish():
-        loop.run_until_complete(left)
-        return interrupter.raised
+    def run_other():
+        interrupter.entering_loop(loop, other)
+        kick(S0)
+        try:
+            loop.run_until_complete(other)
+        finally:
+            interrupter.leaving_loop()
 
     try:
         child.run(leave)
         child.row.sequence += 1
-        assert child.run(finish) is None
+        child.row.want()
+        with pytest.raises(asyncio.CancelledError):
+            child.run(run_other)
+        assert not left.done()
+        left.cancel()
+        loop.run_until_complete(asyncio.gather(left, return_exceptions=True))
     finally:
         loop.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -137,6 +139,13 @@ def test_a_shield_in_another_thread_is_none(child, kick):
     with pytest.raises(SoftTimeLimitExceeded):
         child.run(shielded)
     assert (seen, errors) == (["inside"], [])
+
+
+@pytest.mark.parametrize("first", ["poolrt.child.interruption", "poolrt"])
+def test_the_name_works_where_its_module_was_imported_first(first):
+    """``poolrt.shield()`` and ``from poolrt import shield`` in a child, which has imported the module of that name."""
+    text = f"import {first}, poolrt\nwith poolrt.shield(): pass\nfrom poolrt import shield\nwith shield(): print(1)"
+    assert subprocess.run([sys.executable, "-c", text], capture_output=True, check=True).stdout == b"1\n"
 
 
 def test_a_shield_outside_a_task_does_nothing():
