@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from poolrt.errors import SoftTimeLimitExceeded as SoftTimeLimitExceeded
     from poolrt.errors import TaskInterrupted as TaskInterrupted
     from poolrt.errors import TimeLimitExceeded as TimeLimitExceeded
-    from poolrt.shield import shield as shield
+    from poolrt.shielding import shield as shield
     from poolrt.states import TaskState as TaskState
 
 __version__ = VERSION
@@ -49,7 +49,7 @@ _HOMES = {
     "TaskInterrupted": "poolrt.errors",
     "TaskState": "poolrt.states",
     "TimeLimitExceeded": "poolrt.errors",
-    "shield": "poolrt.shield",
+    "shield": "poolrt.shielding",
 }
 
 __all__ = [

@@ -19,7 +19,8 @@ import stat
 from typing import Final, NamedTuple
 
 from poolrt.errors import PoolrtError
-from poolrt.states import Activity, Interruption, Order
+from poolrt.posix.boot import boot_id
+from poolrt.states import Activity, Interruption, Kill, Order
 
 ROW_BYTES: Final = 512
 ROW_CELLS: Final = 64
@@ -37,8 +38,20 @@ _NAME_AT: Final = 32 * 8
 # Cells written by the supervisor.
 _COMMAND: Final = 48
 _INTERRUPT: Final = 49
+_KILL: Final = 50
 _NEXT_WAKE: Final = 63
 """A cell of the header row: when the supervisor will look next, CLOCK_MONOTONIC ns."""
+
+
+class Running(NamedTuple):
+    """A row whose child was running something: what a dead start leaves us to know."""
+
+    slot: int
+    generation: int
+    n: int
+    i: int
+    kill: int = 0
+    """Why its supervisor was killing that very run (see states.Kill); 0: it was not."""
 
 
 class BoardDamaged(PoolrtError):
@@ -94,17 +107,23 @@ class Board:
 
     @staticmethod
     def initialize(fd: int, incarnation: str) -> None:
-        """Make the file behind ``fd`` an empty board of ``incarnation``."""
-        os.ftruncate(fd, 0)
-        # Allocated now, and not by the first write: on a full disk that write would be a SIGBUS.
-        os.posix_fallocate(fd, 0, ROW_BYTES * (SLOTS + 1))
-        os.pwrite(fd, _MAGIC + incarnation.encode() + b"\n", 0)
+        """Make the file behind ``fd`` an empty board of ``incarnation``.
 
-    @property
-    def incarnation(self) -> str:
-        """The start of the node that this board belongs to."""
-        head = bytes(self._map[len(_MAGIC) : ROW_BYTES])
-        return head.partition(b"\n")[0].decode("ascii", "replace")
+        Whoever has the former content mapped must neither take it for the new one's nor lose its pages (SIGBUS): so the
+        header goes first and comes last, and the file is never shortened below a board.
+        """
+        size = ROW_BYTES * (SLOTS + 1)
+        os.pwrite(fd, bytes(ROW_BYTES), 0)
+        os.ftruncate(fd, size)
+        # Allocated now, and not by the first write: on a full disk that write would be a SIGBUS.
+        os.posix_fallocate(fd, 0, size)
+        os.pwrite(fd, bytes(size - ROW_BYTES), ROW_BYTES)
+        os.pwrite(fd, _MAGIC + f"{incarnation}\n{boot_id()}\n".encode(), 0)
+
+    def tells_of(self, incarnation: str) -> bool:
+        """Whether it is that start's, and was written since the machine was booted."""
+        head = bytes(self._map[:ROW_BYTES])
+        return head.startswith(_MAGIC + f"{incarnation}\n{boot_id()}\n".encode())
 
     def close(self) -> None:
         """Unmap."""
@@ -126,6 +145,10 @@ class Board:
     def interrupt(self, slot: int, sequence: int, reason: Interruption) -> None:
         """Name the run, by its sequence number, that the SIGUSR2 sent next is meant for, and why."""
         self._cells[(slot + 1) * ROW_CELLS + _INTERRUPT] = sequence << 8 | reason
+
+    def kills(self, slot: int, sequence: int, kill: Kill) -> None:
+        """Note why that run's child is about to be killed, in case this supervisor dies before it can tell."""
+        self._cells[(slot + 1) * ROW_CELLS + _KILL] = sequence << 8 | kill
 
     def publish_next_wake(self, moment: int) -> None:
         """Say when the supervisor looks next (CLOCK_MONOTONIC ns); a child with an earlier deadline pokes it."""
@@ -153,13 +176,16 @@ class Board:
             task_id.decode("utf-8", "replace"), name.decode("utf-8", "replace"),
         )  # fmt: skip
 
-    def running(self) -> tuple[tuple[int, int, int, int], ...]:
-        """``(slot, generation, n, i)`` of each row whose word says RUN: what a dead start leaves us to know."""
+    def running(self) -> tuple[Running, ...]:
+        """Each row whose word says RUN."""
         found = []
         for slot in range(SLOTS):
             base = (slot + 1) * ROW_CELLS
-            if self._cells[base] & 0xFF == Activity.RUN:
-                found.append((slot, self._cells[base + _GENERATION], self._cells[base + _N], self._cells[base + _I]))
+            word, kill = self._cells[base], self._cells[base + _KILL]
+            if word & 0xFF == Activity.RUN:
+                code = kill & 0xFF if kill >> 8 == word >> 8 else 0
+                generation, n, i = (self._cells[base + cell] for cell in (_GENERATION, _N, _I))
+                found.append(Running(slot, generation, n, i, code))
         return tuple(found)
 
     def writer(self, slot: int) -> RowWriter:

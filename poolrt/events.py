@@ -6,6 +6,7 @@ Each kill, recycle, crash and refusal becomes one, with its task, its cause and 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -86,13 +87,19 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
             parts.append(f"child {self.slot}.{self.generation}{pid}")
         parts.append(self.kind.value)
         if self.task:
-            parts.append(f"{self.task}#{self.task_id}")
+            parts.append(f"{self.task}#{self.task_id}" if self.task_id else self.task)
         text = " ".join(parts)
         if self.cause:
             text += f": {self.cause}"
         if self.numbers:
             text += " [" + ", ".join(f"{name}={_short(name, value)}" for name, value in self.numbers.items()) + "]"
         return text
+
+
+def in_brief(commands: Iterable[str]) -> str:
+    """Command lines in one short line: three of them, sixty characters each."""
+    each = [command if len(command) <= 60 else f"{command[:59]}…" for command in dict.fromkeys(commands)]
+    return ", ".join(each[:3]) + (f" and {len(each) - 3} others" if len(each) > 3 else "")
 
 
 def _short(name: str, value: Any) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
+from poolrt.board import Running
 from poolrt.events import Event
 from poolrt.message import encodable
 from poolrt.posix.unix_sockets import recv_packet_with_fds, send_packet_with_fds
@@ -178,8 +179,8 @@ class Reclaim(_Notice, frozen=True):
 
     ticket: int
     incarnation: str
-    running: tuple[tuple[int, int, int, int], ...] | None
-    """``(slot, generation, n, i)``; None when no board survived."""
+    running: tuple[Running, ...] | None
+    """None when no board survived."""
 
 
 # ---- steward to supervisor

@@ -136,6 +136,17 @@ class Interruption(enum.IntEnum):
     """The node stops now: ``TaskInterrupted`` is raised in the task, and its delivery is put back, uncounted."""
 
 
+class Kill(enum.IntEnum):
+    """Why the supervisor kills a run; on the board, so that it is known even if the supervisor dies just then."""
+
+    TIME_LIMIT = 1
+    """It is past its time limit."""
+    MEMORY_LIMIT = 2
+    """Its child is above its memory limit."""
+    STOPPED = 3
+    """For another reason of ours: the node stops, or the child has to go. No count against the task."""
+
+
 class ImpossibleMove(AssertionError):
     """A state machine was asked for a move its table does not have."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from poolrt.events import EventKind
 from poolrt.hygiene.descriptors import DescriptorWatch
@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 _ZOMBIES_EVERY: Final = 64
 _ADOPTED_AFTER: Final = 5.0
 """Seconds a zombie must have been one before it is taken for an orphan that nobody waits for."""
+
+
+class Reason(NamedTuple):
+    """Why a child must be recycled."""
+
+    reason: str
+    task: str
+    """The task that is named."""
 
 
 class Audit:
@@ -57,42 +65,57 @@ class Audit:
         self._watch = DescriptorWatch(descriptors.limit(), self._lowest, descriptors.scan)
         self._tasks = 0
         self._zombies: dict[int, float] = {}
+        self._rss = resident.read() if self._ceiling else 0
+        self._grown: dict[str, int] = {}
         row.fds(self._lowest)
 
-    def after(self, task: str) -> str:
-        """Look at what this task left; why the child must be recycled, or an empty text."""
+    def after(self, task: str) -> Reason | None:
+        """Look at what this task left; why the child must be recycled, or None."""
         self._tasks += 1
         if not self._tasks % _ZOMBIES_EVERY:
             self._reap_adopted()
-        reason = self._look_at_descriptors(task) if self._action != "ignore" else ""
-        if self._ceiling and not reason and self._resident.read() > self._ceiling:
-            reason = self._look_again_at_memory()
+        reason = self._look_at_descriptors(task) if self._action != "ignore" else None
+        if self._ceiling and reason is None:
+            reason = self._look_at_memory(task)
         return reason
 
-    def _look_at_descriptors(self, task: str) -> str:
+    def _look_at_descriptors(self, task: str) -> Reason | None:
         lowest = descriptors.lowest_free()
         if lowest != self._lowest:
             self._lowest = lowest
             self._row.fds(lowest)
         finding = self._watch.after(task, lowest)
         if finding is None:
-            return ""
+            return None
         if self._action == "recycle":
-            return finding.reason
+            return Reason(finding.reason, finding.task)
         self._tell(EventKind.WARNING, finding.task, "", finding.reason)
-        return ""
+        return None
 
-    def _look_again_at_memory(self) -> str:
-        """After a collection and a trim: garbage in cycles and freed pages are no reason to leave."""
+    def _look_at_memory(self, task: str) -> Reason | None:
+        """Above the ceiling it looks again after a collection and a trim: garbage and freed pages are no reason.
+
+        Named is the task during whose runs the child has grown most. That is a hint and no proof: a leak may fill pages
+        that another task's peak has left.
+        """
         before = self._resident.read()
+        if before != self._rss:
+            self._grown[task] = self._grown.get(task, 0) + before - self._rss
+            self._rss = before
+        if before <= self._ceiling:
+            return None
         gc.collect()
         release_free_memory()
         after = self._resident.read()
+        self._grown[task] = self._grown.get(task, 0) + after - before
+        self._rss = after
         if after <= self._ceiling:
-            return ""
-        return (
+            return None
+        most = max(self._grown, key=lambda name: self._grown[name])
+        return Reason(
             f"max_memory_per_child: {format_size(after)} ({format_size(before)} before a collection), its ceiling is "
-            f"{format_size(self._ceiling)}"
+            f"{format_size(self._ceiling)}; it has grown by {format_size(max(0, self._grown[most]))} during {most}",
+            most,
         )
 
     def _reap_adopted(self) -> None:

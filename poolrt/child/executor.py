@@ -104,6 +104,7 @@ class Executor:
         self._time_limit = settings.time_limit
         self._soft_time_limit = settings.soft_time_limit
         self._memory_limit = settings.memory_limit
+        self._max_deliveries = settings.max_deliveries
         self._interrupter = interrupter
         self._resident = resident
         self._birth_rss = resident.read()
@@ -137,24 +138,30 @@ class Executor:
             return self._ended(
                 delivery, message, TaskState.EXPIRED, "Expired", f"expired {late:.1f} s before it could start"
             )
-        if delivery.suspect and not message.acks_late:
-            text = "its node died and nobody saw whether it ran: it must not run twice"
-            return self._ended(delivery, message, TaskState.FAILED, "WorkerLost", text)
+        if delivery.suspect and (lost_for_good := self._lost_for_good(delivery, message)) is not None:
+            return lost_for_good
         memory_limit = message.memory_limit or self._memory_limit
-        if not 0 <= memory_limit < _NO_MEMORY_LIMIT:
-            memory_limit = 0
-        if memory_limit and memory_limit <= self._birth_rss:
+        if 0 < memory_limit <= self._birth_rss:
             text = (
                 f"its limit of {format_size(memory_limit)} is less than the {format_size(self._birth_rss)} that a "
                 "child has before its first task"
             )
             return self._ended(delivery, message, TaskState.FAILED, "MemoryLimitExceeded", text)
-        return Execution(delivery, message, task, memory_limit)
+        return Execution(delivery, message, task, memory_limit if 0 < memory_limit < _NO_MEMORY_LIMIT else 0)
+
+    def _lost_for_good(self, delivery: Delivery, message: Message) -> Outcome | None:
+        """The Outcome of a suspect (its node died, and nobody saw what ran) that may not be started once more."""
+        if not message.acks_late:
+            unseen = "its node died and nobody saw whether it ran: it must not run twice"
+            return self._ended(delivery, message, TaskState.FAILED, "WorkerLost", unseen)
+        if delivery.lost >= self._max_deliveries:
+            text = f"its child or its whole node died {delivery.lost} times while it ran, or may have run"
+            return self._ended(delivery, message, TaskState.DEAD, "WorkerLost", text)
+        return None
 
     def has_outgrown(self, execution: Execution) -> bool:
         """Whether earlier tasks left so much in this child that the limit of this one would blame it for theirs."""
-        room = execution.memory_limit - self._birth_rss
-        return (self._resident.read() - self._birth_rss) * 2 > room
+        return (self._resident.read() - self._birth_rss) * 2 > execution.memory_limit - self._birth_rss
 
     def run(self, execution: Execution) -> Outcome | None:
         """Run it and say what must happen; the board row names it for exactly as long as user code runs.

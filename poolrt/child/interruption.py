@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 from poolrt.child.line_events import LineEvents
 from poolrt.child.safe_points import is_cleanup, is_protected, module_of, points_of
 from poolrt.errors import SoftTimeLimitExceeded, TaskInterrupted
-from poolrt.shield import SHIELD
+from poolrt.shielding import SHIELD
 from poolrt.states import Interruption
 
 if TYPE_CHECKING:

@@ -40,6 +40,8 @@ BATCH_SECONDS = 0.02
 """How much expected work a child may hold."""
 MAX_BATCH = 64
 """Measured: the cost of a transaction is spread well enough at 64, and a crash puts few back."""
+_OFFER_EVERY = 0.2
+"""Seconds between two tries to put back what a broker in trouble does not take."""
 GROWTH = 4
 """A new child is at a batch of 16 in its third reserve: with ten tasks a child, each reserve is a fifth of its life."""
 
@@ -151,12 +153,23 @@ class Loop:
         task = execution.message.task
         self._pace.learn(task, self._executor.runtime)
         self._collect(outcome)
-        if reason := self._audit.after(task):
-            self._leave_for, self._culprit = reason, task
+        finding = self._audit.after(task)
+        if finding is not None:
+            self._leave_for, self._culprit = finding.reason, finding.task
+        elif self._executor.tainted:
+            self._culprit = task
 
     def _stand_by(self) -> None:
-        """Hold nothing and take nothing until there is another order: a standby's beginning, or a quiet node."""
-        self._put_back()
+        """Hold nothing and take nothing until there is another order: a standby's beginning, or a quiet node.
+
+        What the broker refuses to take back is offered again, whatever is ordered meanwhile: this child lives on, so
+        nobody else would put it back, and it may be back already if only the answer was lost.
+        """
+        left = self._put_back()
+        while left and not self._unless_refused(lambda: self._broker.release(left)):
+            if self._row.order == Order.RETIRE or self._lifeline.cut:
+                return
+            self._lifeline.wait_for_order(_OFFER_EVERY)
         while self._row.order == Order.STANDBY and not self._lifeline.cut:
             self._row.activity(Activity.STANDBY)
             self._lifeline.wait_for_order()
@@ -266,15 +279,14 @@ class Loop:
         """Say so, so that a successor takes the place now; then put back what is held and settle the rest."""
         self._lifeline.send(Leaving(reason, self._row.done, self._culprit))
         self._row.activity(Activity.LEAVE)
-        self._put_back()
+        self._put_back()  # refused or not: the steward puts back what a child that is gone still held
         self._row.activity(Activity.LEAVE)
 
-    def _put_back(self) -> None:
-        """Settle what is finished, release what is held."""
+    def _put_back(self) -> list[Delivery]:
+        """Settle what is finished, release what is held; what the broker refused to take back."""
         held = [execution.delivery for execution in self._held]
         self._held.clear()
         if self._outcomes:
             self._commit(0)
-        if held:  # refused or not: the steward puts back what a child that is gone still held
-            self._unless_refused(lambda: self._broker.release(held))
         self._row.held(0)
+        return [] if not held or self._unless_refused(lambda: self._broker.release(held)) else held

@@ -56,6 +56,8 @@ def task_name(task: str, task_id: str) -> str:
     """``task#id`` with the end of a long id: the beginning of ours is the time, alike for all of one minute."""
     if not task:
         return "–"
+    if not task_id:
+        return task
     return f"{task}#{task_id}" if len(task_id) <= 12 else f"{task}#…{task_id[-8:]}"
 
 

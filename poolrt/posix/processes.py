@@ -99,8 +99,8 @@ def dead_children() -> list[int]:
     return [pid for pid in children(os.getpid()) if not is_alive(pid)]
 
 
-def kill_tree(pid: int, pidfd: int | None = None) -> list[int]:
-    """End a process and all its descendants; returns the pids that were sent SIGKILL, ``pid`` last.
+def kill_tree(pid: int, pidfd: int | None = None) -> dict[int, str]:
+    """End a process and all its descendants; returns who was sent SIGKILL, with their command lines, ``pid`` last.
 
     It is stopped first, so that it cannot fork while its descendants are ended. If it is no subreaper, orphans of its
     descendants leave the tree and are not found. Give the ``pidfd`` where there is one; otherwise the pid is trusted.
@@ -112,21 +112,22 @@ def kill_tree(pid: int, pidfd: int | None = None) -> list[int]:
     try:
         handle = handles.open_pidfd(pid) if pidfd is None else pidfd
     except ProcessLookupError:
-        return []
+        return {}
     try:
         if handles.stop_and_wait(pid, handle) is handles.Stopped.EXITED:
-            return []
+            return {}
         killed = _kill_below(pid, (), time.monotonic() + 0.15)
+        name = command(pid)
         if handles.send_signal(handle, signal.SIGKILL):
-            killed.append(pid)
+            killed[pid] = name
         return killed
     finally:
         if pidfd is None:
             os.close(handle)
 
 
-def kill_descendants(pid: int, spare: Container[int] = ()) -> list[int]:
-    """SIGKILL every descendant of ``pid`` until none is alive; returns the pids that were signalled.
+def kill_descendants(pid: int, spare: Container[int] = ()) -> dict[int, str]:
+    """SIGKILL every descendant of ``pid`` until none is alive; returns who was signalled, with their command lines.
 
     ``spare`` names descendants to leave alone together with all below them. Made for a subreaper and its own strays:
     below it nobody can hide. Nothing is reaped, so the dead stay as zombies until the caller reaps them. Blocks until
@@ -135,8 +136,8 @@ def kill_descendants(pid: int, spare: Container[int] = ()) -> list[int]:
     return _kill_below(pid, spare, time.monotonic() + 2.0)
 
 
-def _kill_below(pid: int, spare: Container[int], deadline: float) -> list[int]:
-    killed: dict[int, None] = {}
+def _kill_below(pid: int, spare: Container[int], deadline: float) -> dict[int, str]:
+    killed: dict[int, str] = {}
     immune: set[tuple[int, int]] = set()  # other users' (a setuid program): trying again would not help
     dead_before: set[int] = set()
     nap = 50e-6
@@ -145,13 +146,14 @@ def _kill_below(pid: int, spare: Container[int], deadline: float) -> list[int]:
         living = [(found, born) for found, (born, alive) in seen.items() if alive and (found, born) not in immune]
         for found, born in living:
             try:
+                name = command(found)
                 if _kill_exactly(found, born):
-                    killed[found] = None
+                    killed.setdefault(found, name)
             except PermissionError:
                 immune.add((found, born))
         dead = {found for found, (_, alive) in seen.items() if not alive}
         if (not living and dead <= dead_before) or time.monotonic() >= deadline:
-            return list(killed)
+            return killed
         dead_before = dead
         if living:
             time.sleep(nap)

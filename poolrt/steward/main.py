@@ -121,6 +121,9 @@ class Steward:
         self._broker.nudge()
         if self._ticks % _RESCUE_EVERY == 1:
             self._undertaker.rescue_dead_nodes()
+            if self._ticks > 1:  # at the first one the supervisor may not have said yet what it wants reclaimed
+                reclaimed = {each.incarnation for each in self._tickets.values() if isinstance(each, Reclaim)}
+                self._undertaker.rescue_unlisted_starts(reclaimed)
         if self._ticks % _PURGE_EVERY == 0:
             while self._broker.purge(_PURGE_ROWS) == _PURGE_ROWS:
                 pass

@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING
 
 from poolrt.app.task import LIMITS, retry_of
-from poolrt.board import Board, BoardDamaged
 from poolrt.errors import DecodingError
 from poolrt.events import Event, EventKind
+from poolrt.incarnation import MARK, left_running
 from poolrt.message import (
     DEAD_TTL,
     Delivery,
@@ -28,22 +28,22 @@ from poolrt.message import (
     decode_message,
     encode_record,
 )
+from poolrt.notice import Bury
 from poolrt.posix.locks import is_held
-from poolrt.states import TaskState
+from poolrt.posix.processes import marked
+from poolrt.states import Kill, TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
     from poolrt.app.app import App
+    from poolrt.board import Running
     from poolrt.child.main import Place
-    from poolrt.notice import Bury, Reclaim
+    from poolrt.notice import Reclaim
 
 _FIRST_BACKOFF = 0.5
 _MAX_BACKOFF = 60.0
-
-Running = tuple[int, int, int, int]
-"""``(slot, generation, n, i)``: what a row says its child was running."""
 
 
 class Undertaker:
@@ -80,12 +80,22 @@ class Undertaker:
                 continue
             self._rescue(incarnation, running_of(directory / f"{node}.board", incarnation), node)
 
+    def rescue_unlisted_starts(self, reclaimed: Collection[str]) -> None:
+        """Rescue earlier starts of this node that its lock file did not list: it was deleted while the node was down.
+
+        Those that are being ``reclaimed`` were listed. One of which a process is left may live, under a deleted lock.
+        """
+        for incarnation, node in self._broker.others():
+            if node == self._place.node and incarnation not in {self._place.incarnation, *reclaimed}:
+                if not marked(MARK, incarnation):
+                    self._rescue(incarnation, None, node)
+
     def _rescue(self, incarnation: str, running: Iterable[Running] | None, node: str) -> None:
         self._untold.clear()
         verdicts = []
-        for slot, generation, n, i in running or ():
+        for slot, generation, n, i, kill in running or ():
             owner = Owner(incarnation, slot, generation)
-            verdict = self._verdict(owner, n, i, None)
+            verdict = self._verdict(owner, n, i, _order(slot, generation, n, i, kill) if kill else None)
             if verdict is not None:
                 verdicts.append(verdict)
         done = self._broker.rescue(incarnation, verdicts, suspect=running is None)
@@ -176,6 +186,19 @@ class Undertaker:
         )  # fmt: skip
 
 
+_KILLED: dict[int, tuple[str, str]] = {
+    Kill.TIME_LIMIT: ("TimeLimitExceeded", "failed"),
+    Kill.MEMORY_LIMIT: ("MemoryLimitExceeded", "failed"),
+}
+
+
+def _order(slot: int, generation: int, n: int, i: int, kill: int) -> Bury:
+    """What the supervisor would have told of a child that it was killing when it died itself."""
+    kind, verdict = _KILLED.get(kill, ("Stopped", "stopped"))
+    cause = f"{kind}: its supervisor died as well, so the numbers are lost"
+    return Bury(0, slot, generation, n, i, cause, verdict)
+
+
 def running_of(path: Path, incarnation: str) -> tuple[Running, ...] | None:
     """What the children of a dead start were running, from its board file; None when it tells nothing of that start."""
     try:
@@ -183,12 +206,6 @@ def running_of(path: Path, incarnation: str) -> tuple[Running, ...] | None:
     except OSError:
         return None
     try:
-        board = Board(fd)
-    except BoardDamaged:
-        return None
+        return left_running(fd, incarnation)
     finally:
         os.close(fd)
-    try:
-        return board.running() if board.incarnation == incarnation else None
-    finally:
-        board.close()

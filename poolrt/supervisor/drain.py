@@ -39,6 +39,7 @@ class Drain:
         self.forced = False
         self._since = 0.0
         self._interrupted = False
+        self._killed = False
         self._settling = False
 
     def begin(self, grace: float) -> None:
@@ -65,7 +66,7 @@ class Drain:
         now = time.monotonic()
         if pool.children:
             if now >= self.ends:
-                self._end_children(pool, now)
+                return self._end_children(pool, now)
             return False
         if not self._settling:
             self._settling = True
@@ -75,13 +76,18 @@ class Drain:
             pool.retire(steward, STOPPING)
         return now >= self.ends or (steward is None and (pool.settled or failed))
 
-    def _end_children(self, pool: Pool, now: float) -> None:
+    def _end_children(self, pool: Pool, now: float) -> bool:
+        """Interrupt, then kill; whether even that was in vain: a process in the kernel (state D) outlives a SIGKILL."""
         if not self._interrupted:
             self._interrupted = True
             self.forced = pool.interrupt_all() > 0 or self.forced
             self.ends = now + _CLEANING_UP
-            return
+            return False
+        if self._killed:
+            return True
+        self._killed = True
         for child in pool.children:
             self.forced = True
             pool.condemn(child, "the grace was over; put back", "stopped")
         self.ends = now + _STEWARD_MAY_TAKE
+        return False

@@ -11,9 +11,12 @@ from poolrt.settings import format_duration, format_size
 from poolrt.states import Activity, Interruption
 from poolrt.supervisor.lifecycle import Child
 
-STAGES_NS: Final = (0, 100_000_000, 1_000_000_000)
+STAGES_NS: Final = {
+    Interruption.SOFT_LIMIT: (0, 100_000_000, 1_000_000_000),
+    Interruption.STOP: (0, 100_000_000, 250_000_000),
+}
 """An interruption is signalled at these times after it is due, and then once a second: each time the child takes less
-care where it raises (poolrt.child.interruption)."""
+care where it raises (poolrt.child.interruption). A stop has less time: drain kills 0.4 s after the first one."""
 STACKS_NS: Final = 100_000_000
 """How long a task over its time limit may take to write its stacks, before it is killed."""
 STACKS_OF_A_HOG_NS: Final = 3_000_000
@@ -89,7 +92,7 @@ def judge(looks: Iterable[Look], now: int, latest: int) -> Judgement:
         due, reason = _interruption(child, row)
         if due and now >= due:
             interrupts.append(Interrupt(child, row.sequence, reason))
-            due += _stage(_signals(child, row) + 1) - _stage(_signals(child, row))
+            due += _stage(reason, _signals(child, row) + 1) - _stage(reason, _signals(child, row))
         if due:
             latest = min(latest, max(due, now + 1))
     return Judgement(kills, interrupts, latest)
@@ -98,9 +101,11 @@ def judge(looks: Iterable[Look], now: int, latest: int) -> Judgement:
 def _interruption(child: Child, row: Row) -> tuple[int, Interruption]:
     """When the run is to be signalled next, and why; 0 for never."""
     if child.stop_since:
-        return max(child.stop_since, row.started) + _stage(_signals(child, row)), Interruption.STOP
+        at = max(child.stop_since, row.started) + _stage(Interruption.STOP, _signals(child, row))
+        return at, Interruption.STOP
     if row.soft_deadline:
-        return row.soft_deadline + _stage(_signals(child, row)), Interruption.SOFT_LIMIT
+        at = row.soft_deadline + _stage(Interruption.SOFT_LIMIT, _signals(child, row))
+        return at, Interruption.SOFT_LIMIT
     return 0, Interruption.SOFT_LIMIT
 
 
@@ -110,6 +115,7 @@ def _signals(child: Child, row: Row) -> int:
     return count if sequence == row.sequence else 0
 
 
-def _stage(number: int) -> int:
-    last = len(STAGES_NS) - 1
-    return STAGES_NS[number] if number <= last else STAGES_NS[last] + (number - last) * 1_000_000_000
+def _stage(reason: Interruption, number: int) -> int:
+    stages = STAGES_NS[reason]
+    last = len(stages) - 1
+    return stages[number] if number <= last else stages[last] + (number - last) * 1_000_000_000

@@ -16,17 +16,15 @@ import socket
 import time
 from pathlib import Path
 
-from poolrt.board import Board, BoardDamaged
+from poolrt.board import Board
 from poolrt.errors import NodeNameTaken
+from poolrt.incarnation import MARK, left_running
 from poolrt.posix.files import open_private
 from poolrt.posix.locks import LockHeld, NodeLock
 from poolrt.posix.processes import holding, is_alive, marked
 from poolrt.posix.unix_sockets import bind_datagram
 
 log = logging.getLogger("poolrt.supervisor")
-
-MARK = "POOLRT_INCARNATION"
-"""The environment variable that every process of a start carries from its exec on."""
 
 _DYING = 1.0
 """Seconds that what was killed may take to be gone."""
@@ -56,7 +54,7 @@ class NodeFiles:
         for earlier in former:
             self.swept.extend(self._sweep(earlier))
         self.board_fd = open_private(directory / f"{node}.board", os.O_RDWR | os.O_CREAT)
-        self.former = {earlier: self._left_running(earlier) for earlier in former}
+        self.former = {earlier: left_running(self.board_fd, earlier) for earlier in former}
         Board.initialize(self.board_fd, incarnation)
         self.board = Board(self.board_fd)
         self._write([*former, incarnation])
@@ -104,16 +102,6 @@ class NodeFiles:
             self._write(incarnations)
         except OSError as error:
             log.warning("cannot update %s: %s", self.lock.path, error)
-
-    def _left_running(self, incarnation: str) -> tuple[tuple[int, int, int, int], ...] | None:
-        try:
-            board = Board(self.board_fd)
-        except BoardDamaged:
-            return None
-        try:
-            return board.running() if board.incarnation == incarnation else None
-        finally:
-            board.close()
 
     @classmethod
     def _sweep(cls, incarnation: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""What is told and counted of a child that has ended."""
+"""The end of a child: how it is killed, and what is told and counted of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import time
 from typing import Any, Final
 
 from poolrt.board import Row
-from poolrt.events import EventKind
+from poolrt.events import EventKind, in_brief
+from poolrt.posix.processes import kill_tree
 from poolrt.posix.stacks import read_stacks
-from poolrt.states import Activity
+from poolrt.states import Activity, Kill
 from poolrt.supervisor.exits import Ending, Exit
 from poolrt.supervisor.lifecycle import SCALED_DOWN, STOPPING, Child
 from poolrt.supervisor.reporter import Reporter
@@ -36,6 +37,21 @@ def without_ours(stacks: str) -> str:
         if not ours:
             kept.append(line)
     return "\n".join(kept).strip()
+
+
+def kill_of(cause: str, verdict: str) -> Kill:
+    """What is noted on the board of a kill with this cause and verdict."""
+    if verdict != "failed":
+        return Kill.STOPPED
+    return Kill.MEMORY_LIMIT if cause.startswith("MemoryLimitExceeded") else Kill.TIME_LIMIT
+
+
+def end_tree(reporter: Reporter, child: Child) -> None:
+    """Kill a child, and first what its tasks had started, which is told."""
+    below = [name for pid, name in kill_tree(child.pid, child.pidfd).items() if pid != child.pid]
+    if below:
+        cause = f"processes its tasks had started were ended with it: {in_brief(below)}"
+        reporter.emit(EventKind.LEFT_BEHIND, child, cause=cause, numbers={"ended": len(below)})
 
 
 def tell(

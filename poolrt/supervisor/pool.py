@@ -13,7 +13,6 @@ import contextlib
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 
 from poolrt import notice
@@ -21,15 +20,15 @@ from poolrt.board import SLOTS, Board, Row
 from poolrt.events import EventKind
 from poolrt.notice import Bury, Exited, Fork, Forked, Leaving, Poke, Up
 from poolrt.posix.memory import ResidentSize
-from poolrt.posix.processes import kill_tree
 from poolrt.posix.stacks import open_stacks
 from poolrt.posix.unix_sockets import seqpacket_pair
 from poolrt.settings import Settings
 from poolrt.states import Activity, ChildState, Order
 from poolrt.supervisor import obituary
+from poolrt.supervisor.departed import Departed
 from poolrt.supervisor.enforcer import Enforcer
 from poolrt.supervisor.exits import Ending, judge_exit
-from poolrt.supervisor.lifecycle import CHILD, SCALED_DOWN, STEWARD, STOPPING, Child
+from poolrt.supervisor.lifecycle import CHILD, SCALED_DOWN, STEWARD, Child
 from poolrt.supervisor.lifelines import Lifelines
 from poolrt.supervisor.reconcile import reconcile
 from poolrt.supervisor.reporter import Reporter
@@ -71,7 +70,7 @@ class Pool:
         self._generations: dict[int, int] = {}
         self._leaving: list[Child] = []
         self._tickets = Tickets()
-        self._departed: deque[str] = deque(maxlen=SLOTS)
+        self._departed = Departed()
         self._backoff = Backoff()
         self._breaker = Breaker(settings.restart_burst)
         self.totals = {"done": 0, "failed": 0, "recycled": 0, "crashed": 0, "killed": 0}
@@ -132,7 +131,7 @@ class Pool:
         child.stacks_fd = open_stacks()
         self._children[slot] = child
         if role == CHILD and not standby:
-            child.replaces = self._departed.popleft() if self._departed else ""
+            child.replaces = self._departed.take()
         self.template.send(Fork(slot, generation, role, limit), (theirs.fileno(), child.stacks_fd))
         theirs.close()
         self._lifelines.watch(child)
@@ -156,11 +155,9 @@ class Pool:
 
     def _activate(self, child: Child) -> None:
         child.standby = False
-        child.replaces = self._departed.popleft() if self._departed else ""
-        self._board.order(child.slot, Order.STANDBY if self.quiet else Order.WORK)
-        self._send(
-            child, Poke()
-        )  # whatever its state here: it may have looked at its row already, and its Up be on the way
+        child.replaces = self._departed.take()
+        # Poked whatever its state here: it may have looked at its row already, and its Up be on the way.
+        self._order(child, Order.STANDBY if self.quiet else Order.WORK)
         if child.state is ChildState.STANDBY:
             child.move(ChildState.UP)
             child.up_at = time.monotonic()
@@ -247,7 +244,7 @@ class Pool:
         if child.state is ChildState.REQUESTED:
             child.move(ChildState.STARTING)
         elif child.state is ChildState.CONDEMNED:  # before it had a pid to be killed by
-            kill_tree(child.pid, child.pidfd)
+            obituary.end_tree(self._reporter, child)
 
     def leaves(self, child: Child, leaving: Leaving) -> None:
         """A child says that it takes no more work: its successor may start now."""
@@ -255,7 +252,7 @@ class Pool:
             child.move(ChildState.RETIRING)
         child.leave_reason = child.leave_reason or leaving.reason
         child.culprit = leaving.task
-        self._departs(child)
+        self._departed.note(child)
         if self._board.read(child.slot).done:
             self._breaker.worked()
         self.reconcile()
@@ -268,16 +265,11 @@ class Pool:
         self._order(child, Order.RETIRE)
         if child.state in (ChildState.UP, ChildState.STANDBY, ChildState.STARTING):
             child.move(ChildState.RETIRING)
-            self._departs(child)
+            self._departed.note(child)
 
     def _order(self, child: Child, order: Order) -> None:
         self._board.order(child.slot, order)
         self._send(child, Poke())
-
-    def _departs(self, child: Child) -> None:
-        """Remember why a place becomes free, for whoever takes it."""
-        if child.role == CHILD and not child.standby and child.leave_reason not in (SCALED_DOWN, STOPPING):
-            self._departed.append(child.leave_reason)
 
     def retire_all(self, reason: str) -> None:
         """Ask every child to leave, and start no more."""
@@ -294,8 +286,16 @@ class Pool:
         if child.state is ChildState.REQUESTED:
             child.move(ChildState.STARTING)
         child.move(ChildState.CONDEMNED)
+        self._board.kills(child.slot, self.row(child).sequence, obituary.kill_of(cause, verdict))
         if child.pid:
-            kill_tree(child.pid, child.pidfd)
+            obituary.end_tree(self._reporter, child)
+
+    def condemn_all(self, cause: str) -> bool:
+        """Kill what is left; whether nothing was, and all is settled."""
+        nothing = self.settled and self.steward is None and not self.children
+        for child in self.children:
+            self.condemn(child, cause, "stopped")
+        return nothing
 
     # ---- exits
 
@@ -317,7 +317,7 @@ class Pool:
             child.move(ChildState.STARTING)
         if child.working or child.state is ChildState.CONDEMNED:
             child.leave_reason = verdict.cause
-            self._departs(child)
+            self._departed.note(child)
         child.move(ChildState.DEAD)
         self._lifelines.unwatch(child)
         child.close()

@@ -195,6 +195,8 @@ class Supervisor:
     def _tick(self) -> None:
         logs.flush()
         self.template.check()
+        if self._files is not None and not self._files.lock.is_current() and not self.failure:
+            self.give_up(ExitCode.BROKER_UNUSABLE, f"{self._files.lock.path} was deleted while the node ran")
         pool = self.pool
         if pool is None:
             return
@@ -273,6 +275,8 @@ class Supervisor:
         for child in list(self.pool):
             if child.alive and child.template is template:
                 self._lifelines.read(child)
+                if template.condemned:
+                    self.pool.condemn(child, "its template stood still, and was killed", "stopped")
                 self.pool.ended(child, -signal.SIGKILL)
         if self.template.process is None:
             if self.state is NodeState.DRAINING:
@@ -354,10 +358,10 @@ class Supervisor:
 
     def stop_by_signal(self, name: str, grace: float | None) -> None:
         """A first signal drains; a second one ends the grace."""
-        if self.state is NodeState.DRAINING:
-            self._drain.again(name)
-        else:
+        if self.state is not NodeState.DRAINING:
             self.drain(name, grace)
+        else:
+            self._drain.again(name)
 
     def give_up(self, exit_code: ExitCode, why: str) -> None:
         """Stop for a reason that is an error."""
@@ -368,7 +372,7 @@ class Supervisor:
 
     def stop_now(self) -> None:
         """End the template and everything below it; the node has stopped."""
-        clean = self.pool is not None and self.pool.settled and self.pool.steward is None
+        clean = self.pool is not None and self.pool.condemn_all("the node stopped; put back")
         if self._drain.forced:
             self.exit_code = self.exit_code or ExitCode.FORCED_STOP
         self.template.stop()

@@ -11,10 +11,10 @@ import time
 from collections import deque
 
 from poolrt import notice
+from poolrt.incarnation import MARK
 from poolrt.posix.interpreter import environment
 from poolrt.posix.pidfd import is_exited, open_pidfd, send_signal
 from poolrt.posix.unix_sockets import seqpacket_pair
-from poolrt.supervisor.node_files import MARK
 
 _IMPORTING = 0.2
 """Seconds a template that is still importing gets to end: it reads no end-of-file, and holds nothing to clean up."""
@@ -25,6 +25,7 @@ class TemplateProcess:
 
     Attributes:
         ready: its app is imported, and it forks.
+        condemned: we killed it.
     """
 
     def __init__(self, config: bytes, incarnation: str) -> None:
@@ -46,6 +47,7 @@ class TemplateProcess:
         self.pidfd = open_pidfd(self.pid)
         self.started_at = time.monotonic()
         self.ready = False
+        self.condemned = False
         self._unsent: deque[tuple[notice.Notice, tuple[int, ...]]] = deque()
 
     def send(self, message: notice.Notice, fds: tuple[int, ...] = ()) -> None:
@@ -76,6 +78,7 @@ class TemplateProcess:
 
     def kill(self) -> None:
         """SIGKILL it; end-of-file on its socket follows."""
+        self.condemned = True
         send_signal(self.pidfd, signal.SIGKILL)
 
     def close(self, timeout: float, *, was_ready: bool) -> bool:

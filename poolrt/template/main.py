@@ -27,7 +27,7 @@ from poolrt.board import Board
 from poolrt.child import main as child_main
 from poolrt.child.main import ABSORBED, Place
 from poolrt.errors import BrokerError, ExitCode
-from poolrt.events import Event, EventKind
+from poolrt.events import Event, EventKind, in_brief
 from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, Happened, NodeFiles, Ready, shorten
 from poolrt.posix.descriptors import set_limit
 from poolrt.posix.pidfd import open_pidfd
@@ -88,16 +88,17 @@ class Template:
                 exited.append(Exited(*place, pid, status, peak_rss))
         strays = kill_descendants(os.getpid(), spare=self._places)
         if strays:
-            self._tell_strays(exited, len(strays))
+            self._tell_strays(exited, strays)
         for each in exited:
             self._send(each)
 
-    def _tell_strays(self, exited: list[Exited], count: int) -> None:
+    def _tell_strays(self, exited: list[Exited], strays: dict[int, str]) -> None:
         assert self._files is not None
         slot, generation = (exited[0].slot, exited[0].generation) if len(exited) == 1 else (None, None)
         event = Event(
             EventKind.LEFT_BEHIND, time.time(), node=self._files.node, slot=slot, generation=generation,
-            cause="processes its tasks had started outlived it", numbers={"ended": count},
+            cause=f"processes its tasks had started outlived it: {in_brief(strays.values())}",
+            numbers={"ended": len(strays)},
         )  # fmt: skip
         self._send(Happened(event))
 

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import timeit
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -160,13 +161,19 @@ def once(interrupter: Interrupter | Naive, row: Row, resource: Resource, tally: 
     tally.corrupted += bool(resource.check())
 
 
+def give_up(number: int, frame: FrameType | None) -> None:
+    """End the program: a cut that never came must not hang CI. Its processes die with it."""
+    print(f"not cut within {GIVE_UP_S:g} s, in:", file=sys.stderr)
+    traceback.print_stack(frame)
+    os._exit(2)
+
+
 def drive(make: Callable[[Any], Interrupter | Naive], row: Row, resource: Resource, runs: int) -> Tally:
     """Run ``resource`` so often."""
     interrupter = make(row)
     interrupter.install()
     tally = Tally()
     for _ in range(runs):
-        # A cut that never comes must not hang CI: SIGALRM's default action ends this process, and says so.
         signal.setitimer(signal.ITIMER_REAL, GIVE_UP_S)
         once(interrupter, row, resource, tally)
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -221,6 +228,7 @@ def chaos(runs: int, control_runs: int, only: str) -> bool:
     """Print the tables; whether all is as it should be."""
     row = Row()
     pid = os.getpid()
+    signal.signal(signal.SIGALRM, give_up)
     signaller = os.fork()
     if not signaller:
         try:

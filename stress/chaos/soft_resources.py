@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -18,6 +19,8 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+
+from poolrt.posix.prctl import die_with_parent
 
 
 class Missing(Exception):
@@ -252,7 +255,10 @@ class RedisPool(Resource):
         self.redis = redis
         self.path = str(folder / "redis.sock")
         options = ["--port", "0", "--unixsocket", self.path, "--save", "", "--appendonly", "no", "--dir", str(folder)]
-        self.server = subprocess.Popen([_redis_server(), *options], stdout=subprocess.DEVNULL)
+        self.server = subprocess.Popen(
+            [_redis_server(), *options], stdout=subprocess.DEVNULL,
+            preexec_fn=functools.partial(die_with_parent, os.getpid()),  # noqa: PLW1509  this process has one thread
+        )  # fmt: skip
         self.serial = 0
         self.wrong = 0
         self._connect()

@@ -106,6 +106,13 @@ class Node:
             if words in line
         ]
 
+    def told_at(self, kind: str) -> float:
+        """When its present start told of its first event of this kind; wall time, 0 for not yet."""
+        for line in self.log(self.starts).read_text(errors="replace").splitlines():
+            if f'"{kind}"' in line:
+                return float(json.loads(line)["ts"])
+        return 0.0
+
     # ---- its processes
 
     def roles(self) -> dict[str, list[int]]:
@@ -133,7 +140,9 @@ class Node:
         return self._mark in _read(pid, "environ").split(b"\0")
 
     def send(self, pid: int, number: int) -> bool:
-        """Signal a process that carries the mark; whether there was one."""
+        """Signal a process that carries the mark; whether there was one (0 is none)."""
+        if not pid:
+            return False
         try:
             handle = os.pidfd_open(pid)
         except ProcessLookupError:

@@ -78,9 +78,6 @@ REPAIRS = (
 )
 """The steward's own steps: what it repairs after a death is counted once, also if it dies itself meanwhile."""
 
-UNTOLD = ("bury-answered", "rescue-answered")
-"""Where the event task-requeued dies with the steward that had it to tell; it is done, and the record says so."""
-
 WHOM = ("child", "steward", "child+steward", "template", "supervisor", "child+supervisor", "template+supervisor")
 WHOM_OF_REPAIRS = ("steward", "template", "supervisor", "steward+supervisor")
 
@@ -89,15 +86,22 @@ def expected(row, whom):
     """How often the target may have begun, and what may be lost, when ``whom`` dies at the point."""
     node_dies = "template" in whom or "supervisor" in whom
     if row in REPAIRS:
-        # A start that dies over its rescue takes the board with it that told what the start before it had run.
-        forgotten = row.point == "rescue-sent" and "supervisor" in whom
-        return {row.runs}, {0 if forgotten else row.lost}
+        # A start that dies over its rescue takes the board with it that told what the start before it had run. Where
+        # the supervisor dies alone, its steward may commit before the template ends it.
+        if row.point == "rescue-sent" and "supervisor" in whom:
+            return {row.runs}, {0, 1} if whom == "supervisor" else {0}
+        return {row.runs}, {row.lost}
     if whom == "steward" or (row in FORKS and not node_dies):
         return {row.attempts}, {0}
     if whom == "supervisor" and row not in FORKS:
         # The child goes on until the template sees it: to the end, or into any later step.
         return set(range(row.attempts, row.attempts + 2)), {0, 1}
     return {row.runs}, {row.lost}
+
+
+def is_told(row, whom):
+    """Whether the event of what was put back is told for sure: it dies with a steward that has just committed it."""
+    return row not in REPAIRS or (row.point.endswith("-sent") and whom != "supervisor")
 
 
 def events_of(whom):
@@ -184,7 +188,7 @@ class Story:
         lives = self.journal.read()
         wrong = {tag: complaints(lives[result.id], self.row.attempts) for tag, result in self.results.items()}
         assert {tag: said for tag, said in wrong.items() if said} == {}
-        if lost == {1} and self.row.point not in UNTOLD:
+        if lost == {1} and is_told(self.row, whom):
             self.node.wait_event("task-requeued", task_id=f"target.{whom}")
         if "supervisor" not in whom:
             wanted = events_of(whom) | ({"child-crashed"} if self.row.task == "die_once" else set())

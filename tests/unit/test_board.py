@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from poolrt import board as board_module
 from poolrt.board import ROW_BYTES, ROW_CELLS, SLOTS, Board, BoardDamaged, Row
-from poolrt.states import Activity, Interruption, Order
+from poolrt.incarnation import left_running
+from poolrt.states import Activity, Interruption, Kill, Order
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_rows_are_apart(board: Board) -> None:
     board.writer(0).run(2**64 - 1, 2**64 - 1, b"i" * 128, b"n" * 500, 2**64 - 1, 2**64 - 1, 2**64 - 1, 4096)
     board.writer(SLOTS - 1).run(1, 1, b"i" * 128, b"n" * 128, 1, 1, 1, 4096)
     assert board.read(1) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, "", "")
-    assert board.incarnation == "inc"
+    assert board.tells_of("inc")
     assert board.read(0).task == "n" * 128
 
 
@@ -127,7 +129,7 @@ def test_running_names_what_a_dead_start_ran(board: Board) -> None:
         if activity is not Activity.RUN:
             writer.activity(activity)
     slot = int(Activity.RUN)
-    assert board.running() == ((slot, slot + 10, slot, slot * 2),)
+    assert board.running() == ((slot, slot + 10, slot, slot * 2, 0),)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -142,7 +144,7 @@ def test_scribbles_are_read_safely(board: Board, noise: bytes) -> None:
     assert len(row.task_id.encode("utf-8", "replace")) <= 3 * 128
     assert "NEIGHBOUR" not in repr(row)
     assert board.word(0) == int.from_bytes(noise[:8], "little")
-    assert (1, 1, 1, 1) in board.running()
+    assert (1, 1, 1, 1, 0) in board.running()
     assert board.writer(0).order == int.from_bytes(noise[48 * 8 : 49 * 8], "little")
 
 
@@ -221,7 +223,8 @@ def test_initialize_forgets_what_was_there(board: Board, fd: int) -> None:
     board.writer(0).run(1, 2, b"id", b"name", 1, 2, 3, 4096)
     Board.initialize(fd, "second")
     other = Board(fd)
-    assert other.incarnation == "second"
+    assert other.tells_of("second")
+    assert not other.tells_of("inc")
     assert other.running() == ()
     other.writer(5).boot(77)
     again = Board(fd)
@@ -230,8 +233,36 @@ def test_initialize_forgets_what_was_there(board: Board, fd: int) -> None:
     again.close()
 
 
-@pytest.mark.parametrize("header", [b"x" * 497, b"\xff\xfe\n", b""])
+@pytest.mark.parametrize("header", [b"x" * 497, b"\xff\xfe\n", b"in"])
 def test_a_scribbled_header_is_read_safely(board: Board, header: bytes) -> None:
-    """The incarnation is read from within the header row, whatever stands there."""
-    board._map[15 : 15 + len(header)] = header
-    assert len(board.incarnation) < ROW_BYTES
+    """Whatever stands in the header, it tells of no start that did not write it."""
+    board._map[15 : 15 + len(header)] = header[::-1]
+    assert not board.tells_of("inc")
+
+
+def test_a_board_of_another_boot_tells_nothing(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a crash of the host the header may have reached the disk, and rows not: nobody saw what ran then."""
+    assert board.tells_of("inc")
+    monkeypatch.setattr(board_module, "boot_id", lambda: "another boot")
+    assert not board.tells_of("inc")
+
+
+def test_a_kill_is_known_for_the_very_run_it_was_meant_for(board: Board) -> None:
+    """What a dead supervisor had ordered is read with the running row; of a later run of that child it says nothing."""
+    board.clear(4, 1)
+    writer = board.writer(4)
+    writer.run(1, 7, b"id", b"name", 1, 2, 3, 0)
+    board.kills(4, 1, Kill.TIME_LIMIT)
+    assert board.running() == ((4, 1, 1, 7, Kill.TIME_LIMIT),)
+    writer.run(1, 8, b"id", b"name", 1, 2, 3, 0)
+    assert board.running() == ((4, 1, 1, 8, 0),)
+
+
+def test_who_reads_while_another_start_takes_the_board_over(fd: int, board: Board) -> None:
+    """A board that changes hands in the middle of a reading tells nothing, and its pages stay (no SIGBUS)."""
+    board.writer(0).run(1, 2, b"id", b"name", 1, 2, 3, 0)
+    assert left_running(fd, "inc") == ((0, 0, 1, 2, 0),)
+    Board.initialize(fd, "second")
+    assert left_running(fd, "inc") is None
+    assert left_running(fd, "second") == ()
+    assert board.read(0).activity is Activity.NONE

@@ -18,7 +18,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = (
     ("errors", "states", "clock", "events", "version"),
-    ("settings", "message", "codec", "script", "byvalue", "board", "notice", "control", "logs", "shield", "posix"),
+    (
+        "settings",
+        "message",
+        "codec",
+        "script",
+        "byvalue",
+        "board",
+        "notice",
+        "control",
+        "logs",
+        "shielding",
+        "incarnation",
+        "posix",
+    ),
     ("hygiene", "brokers", "results"),
     ("supervisor", "app", "schedule"),
     ("child", "steward", "template"),

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poolrt import notice
+from poolrt.board import Running
 from poolrt.events import Event, EventKind
 from poolrt.posix.unix_sockets import seqpacket_pair
 
@@ -29,7 +30,7 @@ SAMPLES: list[notice.Notice] = [
     notice.BootFailed("Traceback …"),
     notice.Trouble("BrokerBusy: …"),
     notice.Bury(1, 3, 7, 5, 99, "killed by SIGSEGV", "lost", 1.5),
-    notice.Reclaim(2, "inc", ((0, 1, 2, 3),)),
+    notice.Reclaim(2, "inc", (Running(0, 1, 2, 3),)),
     notice.Reclaim(2, "inc", None),
     notice.Settled(1),
     notice.Status(1, 2, 3, 4, None),

@@ -29,6 +29,7 @@ from poolrt.brokers.sqlite.claims import ClaimsLock
 from poolrt.brokers.sqlite.failures import breaks_connection, is_busy, translated, translated_os
 from poolrt.errors import BrokerBusy, BrokerCorrupt, BrokerError, BrokerIncompatible, BrokerReadOnly
 from poolrt.posix.files import is_network_filesystem, open_private
+from poolrt.shielding import SHIELD
 
 T = TypeVar("T")
 
@@ -68,12 +69,12 @@ class Store:
 
     def read(self, work: Work[T]) -> T:
         """``work(db)`` outside a transaction: a single statement is a snapshot of its own."""
-        with self._connected() as (db, deadline):
+        with SHIELD, self._connected() as (db, deadline):
             return self._patiently(lambda: work(db), deadline)
 
     def write(self, work: Work[T]) -> T:
         """``work(db)`` in one write transaction, in turn with all other writers: all of it or nothing."""
-        with self._connected() as (db, deadline):
+        with SHIELD, self._connected() as (db, deadline):
             claims = self._claims
             assert claims is not None
             claims.acquire(deadline)

@@ -610,3 +610,20 @@ def test_arguments_stay_out_of_logs(run, raises, app: App, caplog: pytest.LogCap
     run(call("unknown", "SECRET"))
     assert len(caplog.records) == 3
     assert "SECRET" not in caplog.text
+
+
+def test_a_suspect_with_too_many_losses_is_given_up(executor: Executor) -> None:
+    """Decision 013: the child that gets a suspect with ``max_deliveries`` losses gives it up, before it runs."""
+    limit = Settings().max_deliveries
+    ends = []
+    for lost in (limit - 1, limit):
+        prepared = executor.prepare(Delivery(encode_message(call("add", 1)), 5, 6, "the-id", lost, suspect=True))
+        ends.append(getattr(prepared, "state", None))
+    assert ends == [None, TaskState.DEAD]
+
+
+def test_a_suspect_that_must_not_run_twice_has_failed(executor: Executor) -> None:
+    """Nobody saw whether it ran: with ``acks_late=False`` it is not started again."""
+    delivery = Delivery(encode_message(call("add", 1, acks_late=False)), 5, 6, "the-id", 0, suspect=True)
+    prepared = executor.prepare(delivery)
+    assert getattr(prepared, "state", None) is TaskState.FAILED

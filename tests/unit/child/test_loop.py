@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from poolrt.app.app import App
 from poolrt.child import executor as executor_module
 from poolrt.child import loop as loop_module
+from poolrt.child.audit import Reason
 from poolrt.child.executor import Executor
 from poolrt.child.loop import MAX_BATCH, Loop
 from poolrt.codec import encode_arguments
@@ -45,9 +46,9 @@ class FakeAudit:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.finds = ""
+        self.finds: Reason | None = None
 
-    def after(self, task: str) -> str:
+    def after(self, task: str) -> Reason | None:
         self.seen.append(task)
         return self.finds
 
@@ -194,7 +195,7 @@ def test_it_says_that_it_leaves_before_it_settles(app, put, make, broker, lifeli
     broker.settle = watched
     put("exit")
     make().run()
-    assert seen == [[Leaving("tainted: SystemExit in exit", 1)]]
+    assert seen == [[Leaving("tainted: SystemExit in exit", 1, "exit")]]
     assert states(broker) == [TaskState.FAILED]
 
 
@@ -455,3 +456,41 @@ def test_stale_settles_are_logged(noop, put, make, broker, caplog) -> None:
     broker.settle = steal
     make().run()
     assert "1 settled tasks were not ours any more" in caplog.text
+
+
+def test_a_finding_of_the_audit_makes_the_child_leave(noop, put, make, audit, broker, lifeline) -> None:  # type: ignore[no-untyped-def]
+    """After the task that the audit finds fault with nothing is started; the rest goes back, and the reason is told."""
+    put("noop", 3)
+    audit.finds = Reason("it leaks", "noop")
+    make().run()
+    assert audit.seen == ["noop"]
+    assert len(broker.queue) == 2
+    (leaving,) = [sent for sent in lifeline.sent if isinstance(sent, Leaving)]
+    assert (leaving.reason, leaving.task) == ("it leaks", "noop")
+
+
+def test_a_refused_put_back_is_not_forgotten(noop, put, make, broker, row, lifeline, busy) -> None:  # type: ignore[no-untyped-def]
+    """A quiet child lives on, so what the broker does not take back it offers again, also once it is to work again."""
+    put("noop", 12)
+    settle, release, refused = broker.settle, broker.release, []
+
+    def settling(outcomes, reserve, n, *, without=()):  # type: ignore[no-untyped-def]
+        done = settle(outcomes, reserve, n, without=without)
+        if len(done.deliveries) > 1 and not refused:
+            row.order = Order.STANDBY  # the order comes while it reserves
+        return done
+
+    def releasing(deliveries):  # type: ignore[no-untyped-def]
+        if len(refused) < 2:
+            refused.append(len(deliveries))
+            raise busy
+        return release(deliveries)
+
+    def resume() -> None:
+        row.order = Order.WORK
+
+    broker.settle, broker.release, lifeline.when_ordered = settling, releasing, resume
+    make().run()
+    assert len(refused) == 2
+    assert not broker.held
+    assert states(broker) == [TaskState.SUCCEEDED] * 12

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from poolrt.child.interruption import Interrupter
-from poolrt.shield import SHIELD
+from poolrt.shielding import SHIELD
 from poolrt.states import Interruption
 
 HERE = os.path.dirname(__file__)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from poolrt.errors import SoftTimeLimitExceeded
-from poolrt.shield import shield
+from poolrt.shielding import shield
 from poolrt.states import Interruption
 
 BEFORE_S2 = 0.9  # seconds, on a busy machine
@@ -42,9 +42,13 @@ def test_an_idle_loop_wakes_up_for_it(real_child, signals):
     """A loop that waits in the kernel cancels its task within ms of the signal."""
     real_child.row.want(Interruption.STOP)
     began = time.monotonic()
-    signals(0.02)
+
+    async def task():
+        signals(0.02)
+        await asyncio.sleep(60)
+
     with pytest.raises(asyncio.CancelledError):
-        real_child.run_async(asyncio.sleep(60))
+        real_child.run_async(task())
     assert time.monotonic() - began < BEFORE_S2
     assert real_child.interrupter.cancelled is Interruption.STOP
 
@@ -144,9 +148,8 @@ def test_a_loop_that_a_plain_task_runs_itself_ends_at_s2(real_child, signals):
             await asyncio.sleep(0)
             seen.append("cleaned")
 
-    signals(0.0, 0.1, 1.0)
     with pytest.raises(SoftTimeLimitExceeded):
-        real_child.run(lambda: asyncio.run(main()))
+        real_child.run(lambda: (signals(0.0, 0.1, 1.0), asyncio.run(main())))
     assert seen == ["cleaned"]
 
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from poolrt.errors import SoftTimeLimitExceeded
-from poolrt.shield import Shield, shield
+from poolrt.shielding import Shield, shield
 
 S0, S1, S2 = 0.0, 0.1, 1.0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import types
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -63,12 +62,3 @@ def shield() -> Shield:
     does nothing. Of an async task's cancellation it holds off the sending: awaiting inside it is not cut either.
     """
     return SHIELD
-
-
-class _CallableModule(types.ModuleType):
-    def __call__(self) -> Shield:
-        return SHIELD
-
-
-# Importing this module makes ``poolrt.shield`` the module instead of the function: in every child, where tasks call it.
-sys.modules[__name__].__class__ = _CallableModule

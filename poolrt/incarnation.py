@@ -1,0 +1,32 @@
+"""One start of a node, an *incarnation*: the mark that its processes carry, and what its board says that it ran.
+
+a start ──exec with MARK=…──▶ template ──fork──▶ children, and all that their tasks exec
+────────────────────────────────────── it dies ──────────────────────────────────────
+the next start of the node, or a neighbour's steward ──left_running──▶ its board file
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from poolrt.board import Board, BoardDamaged, Running
+
+MARK: Final = "POOLRT_INCARNATION"
+"""The environment variable that every process of a start but its supervisor carries from its exec on."""
+
+
+def left_running(fd: int, incarnation: str) -> tuple[Running, ...] | None:
+    """What the children of a dead start were running, from the board file behind ``fd``.
+
+    None when it tells nothing of that start: damaged, another start's (also if that one takes it over meanwhile), or
+    written before the machine was booted, so that rows may be missing.
+    """
+    try:
+        board = Board(fd)
+    except BoardDamaged:
+        return None
+    try:
+        running = board.running()
+        return running if board.tells_of(incarnation) else None  # asked last: it is another's from its first byte on
+    finally:
+        board.close()
