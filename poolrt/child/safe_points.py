@@ -42,6 +42,9 @@ PROTECTED_FUNCTIONS: Final = frozenset({"__enter__", "__exit__", "__aenter__", "
 OPEN_FUNCTIONS: Final = frozenset({("contextlib", "inner")})
 """Not protected all the same: contextlib's ``inner`` runs the whole of a function decorated with a context manager."""
 
+OPEN_MODULES: Final = frozenset({"poolrt.cli.demo.tasks"})
+"""Modules that are users' code by what they do: the demo's tasks."""
+
 _END_OF_STATEMENT: Final = (
     "STORE_", "DELETE_", "POP_", "JUMP_BACKWARD", "JUMP_FORWARD", "RETURN_", "RAISE_", "RERAISE", "NOP",
     "END_FOR",
@@ -64,7 +67,9 @@ def is_protected(frame: FrameType) -> bool:
     if name in PROTECTED_FUNCTIONS:
         return True
     module = module_of(frame)
-    return module in PROTECTED_MODULES and (module, name) not in OPEN_FUNCTIONS
+    if module not in PROTECTED_MODULES or (module, name) in OPEN_FUNCTIONS:
+        return False
+    return frame.f_globals.get("__name__") not in OPEN_MODULES
 
 
 def is_cleanup(frame: FrameType) -> bool:

@@ -86,9 +86,9 @@ class Undertaker:
         Those that are being ``reclaimed`` were listed. One of which a process is left may live, under a deleted lock.
         """
         for incarnation, node in self._broker.others():
-            if node == self._place.node and incarnation not in {self._place.incarnation, *reclaimed}:
-                if not marked(MARK, incarnation):
-                    self._rescue(incarnation, None, node)
+            listed = incarnation in {self._place.incarnation, *reclaimed}
+            if node == self._place.node and not listed and not marked(MARK, incarnation):
+                self._rescue(incarnation, None, node)
 
     def _rescue(self, incarnation: str, running: Iterable[Running] | None, node: str) -> None:
         self._untold.clear()

@@ -58,7 +58,7 @@ def test_neighbours_of_a_killed_task_are_put_back_uncounted(serve, tasks, ledger
 
 
 def test_two_hundred_tasks_about_as_long_as_their_limit(serve, tasks, ledger, record):
-    """Tasks that end from 2 ms before their limit to 8 ms after it, while their stacks are asked for: each runs once and
+    """Tasks that end from 2 ms before their limit to 8 ms after it, while their stacks are asked for: each runs once,
     ends once, and only its own limit kills it."""
     limit = 0.02
     lengths = [limit + (i % 41 - 8) * 250e-6 for i in range(200)]

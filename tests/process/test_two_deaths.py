@@ -100,7 +100,7 @@ def test_a_start_that_no_lock_file_lists(serve, tasks, app, ledger, gate, kill_n
 
 
 def test_a_lock_file_deleted_under_a_living_node(serve, app):
-    """Whoever deletes it gives the name away: the node says so and ends, before its tasks are taken for a dead one's."""
+    """Whoever deletes it gives the name away: the node says so and ends, before its tasks are taken from it."""
     node = serve().wait_up()
     (app.broker.node_directory() / f"{node.name}.lock").unlink()
     assert node.wait_end() == ExitCode.BROKER_UNUSABLE
