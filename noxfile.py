@@ -92,18 +92,27 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report")
 
 
+CHAOS = ("storm", "soft_delivery", "hard_limit", "memory_hog")
+
+
 @nox.session
 def stress_small(session: nox.Session) -> None:
     """The stress suites, small enough for CI."""
     session.install("-e", ".[test]")
+    for scenario in CHAOS:
+        session.run("python", "-m", "stress.chaos", scenario, "--small")
     session.run("python", "-m", "stress.bench", "run", "--small", *session.posargs)
 
 
 @nox.session
+@each_python
 def stress_full(session: nox.Session) -> None:
-    """The stress suites in full: hours, and every core."""
+    """The stress suites in full: hours, and every core; what interrupts and kills, on each interpreter that is here."""
     session.install("-e", ".[test]")
-    session.run("python", "-m", "stress.bench", "run", *session.posargs)
+    for scenario in CHAOS:
+        session.run("python", "-m", "stress.chaos", scenario, "--full")
+    session.run("python", "-m", "stress.bench", "run", "--full", *session.posargs)
+    session.run("python", "-m", "stress.bench", "hygiene", "--full")
 
 
 @nox.session

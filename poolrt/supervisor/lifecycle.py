@@ -43,7 +43,7 @@ class Child:
     __slots__ = (
         "asked", "birth_rss", "cause", "culprit", "died_at", "generation", "hung", "leave_reason", "lifeline",
         "max_tasks", "pid", "pidfd", "replaces", "requested_at", "resident", "role", "signalled", "slot", "stacks_fd",
-        "standby", "state", "stop_since", "template", "up_at", "verdict",
+        "standby", "state", "stop_since", "stopped_at", "template", "up_at", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +74,8 @@ class Child:
         """The run that was interrupted last, by its sequence number, and how often it was signalled."""
         self.stop_since = 0
         """CLOCK_MONOTONIC ns since when whatever it runs is to be interrupted, because the node stops; 0: it is not."""
+        self.stopped_at = 0.0
+        """When a tick first saw it stopped outside a task, by somebody else."""
         self.asked: Asked | None = None
         self.replaces = ""
         """Why the child whose place it took has left."""

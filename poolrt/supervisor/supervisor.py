@@ -35,7 +35,6 @@ from poolrt.posix.unix_sockets import AddressInUse
 from poolrt.settings import Settings
 from poolrt.states import NodeState
 from poolrt.supervisor import requests, signal_orders
-from poolrt.supervisor.boots import check_boots
 from poolrt.supervisor.control_server import ControlServer, Gate
 from poolrt.supervisor.drain import Drain
 from poolrt.supervisor.lifecycle import STEWARD, STOPPING, Child
@@ -45,6 +44,7 @@ from poolrt.supervisor.node_files import NodeFiles
 from poolrt.supervisor.pool import Pool
 from poolrt.supervisor.reporter import Reporter, as_object
 from poolrt.supervisor.stack_log import StackLog
+from poolrt.supervisor.standstill import check_boots, check_stops
 from poolrt.supervisor.steward_keeper import StewardKeeper
 from poolrt.supervisor.template_keeper import MAX_IMPORTS, TemplateKeeper
 from poolrt.supervisor.template_process import TemplateProcess
@@ -202,6 +202,7 @@ class Supervisor:
             return
         if not check_boots(pool, self.settings.boot_timeout):
             self.template.kill(f"it did not fork within {self.settings.boot_timeout:g} s")
+        check_stops(pool)
         pool.replace_aged()
         pool.repeat_tickets()
         self._steward.check(pool)

@@ -295,3 +295,20 @@ def test_a_stopped_and_continued_supervisor_goes_on(serve, tasks, ledger):
     os.kill(node.pid, signal.SIGCONT)
     assert node.status()["totals"]["done"] == 1
     assert node.stop() == ExitCode.OK
+
+
+@pytest.mark.parametrize("where", ["idle", "in a transaction"])
+def test_a_child_stopped_outside_a_task_is_replaced(serve, tasks, app, ledger, where):
+    """SIGSTOP on an idle child, or on one that holds the database's write lock: it is replaced, and the rest works on."""
+    node = serve("stopping_app:app" if where != "idle" else "process_apps:app", concurrency=2).wait_up(2)
+    if where == "idle":
+        os.kill(node.child()["pid"], signal.SIGSTOP)
+    else:
+        tasks.note.delay(str(ledger), "stops in its settle").get(15)
+    (killed,) = node.wait_event("child-killed", timeout=10)
+    assert killed["cause"] == "it was stopped from outside while it ran no task"
+    assert [result.get(10) for result in tasks.note.enqueue_many([(str(ledger), i) for i in range(20)])] == list(
+        range(20)
+    )
+    node.wait_up(3)
+    assert node.stop() == 0
