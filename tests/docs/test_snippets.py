@@ -70,10 +70,11 @@ SHAPES = [
     (r"\s+", " "),
 ]
 
-IN_A_TERMINAL = (
-    "import os, pty, sys; pty.spawn(sys.argv[1:], stdin_read=lambda fd: b\"q\", master_read=lambda fd: os.read(fd, 65536))"
-    " and sys.exit(1)"
-)
+IN_A_TERMINAL = """
+import os, pty, sys
+status = pty.spawn(sys.argv[1:], lambda terminal: os.read(terminal, 65536), lambda stdin: b"q")
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 """Runs a command that needs a terminal in one of its own, at which somebody leans on q."""
 
 SESSION = """
@@ -376,9 +377,8 @@ def test_every_example_of_the_command_reference_works(reader: Callable[[Path], R
             continue  # the same run as its --json, which is here
         if command.startswith(("poolrt status", "poolrt top")):
             someone.keep_on("poolrt serve proj.tasks:app --node-name web-1")
-        if command.startswith("poolrt top"):
-            command = f"{sys.executable} -c '{IN_A_TERMINAL}' {command}"
-        someone.try_out(command)
+        in_a_terminal = f"{sys.executable} -c '{IN_A_TERMINAL}' " if command.startswith("poolrt top") else ""
+        someone.try_out(in_a_terminal + command)
     someone.end(0)
 
 

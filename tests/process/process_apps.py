@@ -11,6 +11,7 @@ import gc
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -278,6 +279,25 @@ def swell(ledger, tag, mebibytes, keep=False):  # noqa: FBT002  an argument of a
     if keep:
         KEPT.extend(taken)
     return len(taken)
+
+
+@task()
+def leak(ledger, port):
+    """Leave a connection open, if there is a port to connect to."""
+    write(ledger, "leak", os.getpid())
+    if port:
+        KEPT.append(socket.create_connection(("127.0.0.1", port)))
+    return "leaked" if port else "clean"
+
+
+@task()
+def open_some(ledger, count):
+    """Need so many descriptors for a moment."""
+    write(ledger, "open", os.getpid())
+    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(count)]
+    for fd in fds:
+        os.close(fd)
+    return len(fds)
 
 
 @task()

@@ -299,7 +299,7 @@ def test_a_stopped_and_continued_supervisor_goes_on(serve, tasks, ledger):
 
 @pytest.mark.parametrize("where", ["idle", "in a transaction"])
 def test_a_child_stopped_outside_a_task_is_replaced(serve, tasks, app, ledger, where):
-    """SIGSTOP on an idle child, or on one that holds the database's write lock: it is replaced, and the rest works on."""
+    """SIGSTOP on an idle child, or on one that holds the database's write lock: it is replaced; the rest works on."""
     node = serve("stopping_app:app" if where != "idle" else "process_apps:app", concurrency=2).wait_up(2)
     if where == "idle":
         os.kill(node.child()["pid"], signal.SIGSTOP)
