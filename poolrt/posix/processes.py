@@ -146,9 +146,9 @@ def _kill_below(pid: int, spare: Container[int], deadline: float) -> dict[int, s
         living = [(found, born) for found, (born, alive) in seen.items() if alive and (found, born) not in immune]
         for found, born in living:
             try:
-                name = command(found)
-                if _kill_exactly(found, born):
-                    killed.setdefault(found, name)
+                if _kill_exactly(found, born) and found not in killed:
+                    # Not before: who forks and leaves without a pause would be gone. A zombie keeps its short name.
+                    killed[found] = command(found)
             except PermissionError:
                 immune.add((found, born))
         dead = {found for found, (_, alive) in seen.items() if not alive}

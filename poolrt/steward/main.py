@@ -55,7 +55,8 @@ class Steward:
         self._undertaker = Undertaker(app, place, max_deliveries, self._report)
         self._tickets: dict[int, Bury | Reclaim] = {}
         self._ticks = 0
-        self._trouble = ""
+        self._troubles: dict[str, str] = {}
+        """What fails, and how it was told: reads go on in a file that another process keeps locked."""
         self._store_gone = False
         self._path = self._broker.node_directory() / f"{place.node}.steward"
 
@@ -132,6 +133,7 @@ class Steward:
         """Do broker work; trouble is said once, and the work is done again at a later tick."""
         if self._store_gone:
             return None
+        name = work.__qualname__
         try:
             done = work()
         except BrokerCorrupt as error:
@@ -140,12 +142,11 @@ class Steward:
             return None
         except BrokerError as error:
             text = f"{type(error).__name__}: {error}"
-            if text != self._trouble:
-                self._trouble = text
+            if text not in self._troubles.values():
                 self._lifeline.send(Trouble(text))
+            self._troubles[name] = text
             return None
-        if self._trouble:
-            self._trouble = ""
+        if self._troubles.pop(name, "") and not self._troubles:
             self._lifeline.send(Trouble(""))
         return done
 

@@ -8,7 +8,6 @@ exec'ed one carries the mark in its environment.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -16,7 +15,9 @@ import socket
 import time
 from pathlib import Path
 
-from poolrt.board import Board
+import msgspec
+
+from poolrt.board import Board, Running
 from poolrt.errors import NodeNameTaken
 from poolrt.incarnation import MARK, left_running
 from poolrt.posix.files import open_private
@@ -28,6 +29,13 @@ log = logging.getLogger("poolrt.supervisor")
 
 _DYING = 1.0
 """Seconds that what was killed may take to be gone."""
+
+
+class _Content(msgspec.Struct):
+    """What stands in the lock's file, as JSON: people read it too."""
+
+    pid: int = 0
+    incarnations: dict[str, tuple[Running, ...] | None] = {}
 
 
 class NodeFiles:
@@ -50,14 +58,14 @@ class NodeFiles:
         self.incarnation = incarnation
         self.swept: list[int] = []
         self.lock = self._acquire(directory / f"{node}.lock")
-        former = self._listed(self.lock.read())
-        for earlier in former:
+        listed = self._listed(self.lock.read())
+        for earlier in listed:
             self.swept.extend(self._sweep(earlier))
         self.board_fd = open_private(directory / f"{node}.board", os.O_RDWR | os.O_CREAT)
-        self.former = {earlier: left_running(self.board_fd, earlier) for earlier in former}
+        self.former = {earlier: seen or left_running(self.board_fd, earlier) for earlier, seen in listed.items()}
+        self._write()  # before the board is emptied: the next start may come before these are confirmed
         Board.initialize(self.board_fd, incarnation)
         self.board = Board(self.board_fd)
-        self._write([*former, incarnation])
         self._wake_path = directory / f"{node}.wake"
         with contextlib.suppress(FileNotFoundError):
             self._wake_path.unlink()
@@ -85,21 +93,21 @@ class NodeFiles:
             self.swept.extend(self._end(sorted(holders)))
 
     @staticmethod
-    def _listed(written: bytes) -> list[str]:
+    def _listed(written: bytes) -> dict[str, tuple[Running, ...] | None]:
+        """The starts in a lock's content, each with what its board said that it ran, if a later start has read that."""
         try:
-            content = json.loads(written or b"{}")
-        except ValueError:
-            return []
-        listed = content.get("incarnations", []) if isinstance(content, dict) else []
-        return [name for name in listed if isinstance(name, str)]
+            return msgspec.json.decode(written or b"{}", type=_Content).incarnations
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return {}
 
-    def _write(self, incarnations: list[str]) -> None:
-        self.lock.write(json.dumps({"pid": os.getpid(), "incarnations": incarnations}).encode() + b"\n")
+    def _write(self, *, without_us: bool = False) -> None:
+        ours: dict[str, tuple[Running, ...] | None] = {} if without_us else {self.incarnation: None}
+        self.lock.write(msgspec.json.encode(_Content(os.getpid(), {**self.former, **ours})) + b"\n")
 
-    def _try_write(self, incarnations: list[str]) -> None:
+    def _try_write(self, *, without_us: bool = False) -> None:
         """As ``_write``; a name too many costs the next start an idempotent reclaim, so a full disk stops nobody."""
         try:
-            self._write(incarnations)
+            self._write(without_us=without_us)
         except OSError as error:
             log.warning("cannot update %s: %s", self.lock.path, error)
 
@@ -122,7 +130,7 @@ class NodeFiles:
     def confirm(self, incarnation: str) -> None:
         """Note that an earlier start holds nothing any more."""
         self.former.pop(incarnation, None)
-        self._try_write([*self.former, self.incarnation])
+        self._try_write()
 
     def close(self, *, clean: bool) -> None:
         """Give the name back; ``clean`` says that this start holds nothing any more."""
@@ -132,5 +140,5 @@ class NodeFiles:
         self.board.close()
         os.close(self.board_fd)
         if clean:
-            self._try_write(list(self.former))
+            self._try_write(without_us=True)
         self.lock.release()

@@ -30,14 +30,14 @@ def check_boots(pool: Pool, timeout: float) -> bool:
 
 
 def check_stops(pool: Pool) -> None:
-    """Condemn a child that somebody has stopped (SIGSTOP) while it runs no task.
+    """Condemn a child, or the steward, that somebody has stopped (SIGSTOP) while it runs no task.
 
     It is a place lost; and if it was stopped within a transaction, it keeps everybody else out of a SQLite file. One
     that runs a task has that task's limits.
     """
     now = time.monotonic()
-    for child in pool.children:
-        if not child.pid or pool.row(child).activity is Activity.RUN or state(child.pid) != "T":
+    for child in pool:
+        if not child.alive or not child.pid or pool.row(child).activity is Activity.RUN or state(child.pid) != "T":
             child.stopped_at = 0.0
         elif not child.stopped_at:
             child.stopped_at = now

@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 import heapq
 import importlib
+import itertools
 import os
-import random
 import shutil
 import signal
 import statistics
@@ -61,7 +61,7 @@ class Size(NamedTuple):
 
 
 SIZES: Final = {
-    "small": Size(1000, 80, 0.35, 60, slow=False),
+    "small": Size(1000, 80, 0.4, 60, slow=False),
     "full": Size(10_000, 110, 0.4, 120, slow=True),
 }
 
@@ -97,7 +97,7 @@ class Storm:
         self.reclaims: list[Reclaim] = []
         self.wrong: list[str] = []
         self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._draw = random.Random(0)
+        self._numbers = itertools.count()
 
     # ---- the storm
 
@@ -158,7 +158,7 @@ class Storm:
         look()
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._due, (time.monotonic() + seconds, len(self._due) + self._draw.getrandbits(32), action))
+        heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), action))
 
     def _wait_until(self, moment: float) -> None:
         """Do what is due meanwhile; and start a node again that ended by itself, which is wrong."""
@@ -257,6 +257,11 @@ class Storm:
             with open(f"/proc/{pid}/cmdline") as file:
                 self.wrong.append(f"process {pid} is left: {file.read()!r}")
 
+    def check_logs(self) -> None:
+        """No log tells of an impossible move, or has a traceback of ours beside its lines."""
+        for words in ("impossible", "Traceback (most recent call last)"):
+            self.wrong.extend(f"in a log: {line}" for line in self.node.messages(words))
+
     def check_left(self) -> None:
         """Nothing is held, registered, open or lying about."""
         depth = self.app.broker.depth()
@@ -278,6 +283,8 @@ def run(options: argparse.Namespace) -> int:
     size = SIZES[options.size]
     if options.tasks:
         size = size._replace(tasks=options.tasks)
+    if options.every:
+        size = size._replace(every=options.every)
     seconds = size.tasks / size.per_second
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
     node = Node(folder, str(uuid.uuid4()))
@@ -307,12 +314,14 @@ def run(options: argparse.Namespace) -> int:
         node.end()
     made = account.account(producer.accepted, app, account.Ledger(node.ledger), journal.read(), storm.stopped)
     storm.check_left()
+    storm.check_logs()
     report(storm, producer, made, raged, time.monotonic() - began)
     if not storm.wrong and not made.wrong:
         shutil.rmtree(folder)
         return 0
     explain(storm, made, journal)
-    print(f"again: python -m stress.chaos storm --{options.size} --tasks {size.tasks} --seed {options.seed}")
+    again = f"--{options.size} --tasks {size.tasks} --every {size.every:g} --seed {options.seed}"
+    print(f"again: python -m stress.chaos storm {again}")
     print(f"logs, ledger and database: {folder}")
     return 1
 
@@ -356,6 +365,7 @@ def main() -> None:
     size.add_argument("--full", dest="size", action="store_const", const="full", help="10,000 tasks")
     parser.add_argument("--seed", type=int, default=1, help="of the tasks and the faults (default: 1)")
     parser.add_argument("--tasks", type=int, help="so many tasks")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="between two faults, on average (default: 0.4)")
     parser.add_argument(
         "--reclaim-within", type=float, default=1.0, metavar="SECONDS",
         help="how long a node that was started again may take to take its own back (default: 1)",

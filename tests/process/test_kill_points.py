@@ -86,10 +86,6 @@ def expected(row, whom):
     """How often the target may have begun, and what may be lost, when ``whom`` dies at the point."""
     node_dies = "template" in whom or "supervisor" in whom
     if row in REPAIRS:
-        # A start that dies over its rescue takes the board with it that told what the start before it had run. Where
-        # the supervisor dies alone, its steward may commit before the template ends it.
-        if row.point == "rescue-sent" and "supervisor" in whom:
-            return {row.runs}, {0, 1} if whom == "supervisor" else {0}
         return {row.runs}, {row.lost}
     if whom == "steward" or (row in FORKS and not node_dies):
         return {row.attempts}, {0}
