@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from poolrt.board import Row
-from poolrt.hygiene.memory import look_after
+from poolrt.hygiene.memory import LOOK_EVERY_NS, LOOK_SOONEST_NS, look_after
 from poolrt.settings import format_duration, format_size
 from poolrt.states import Activity, Interruption
 from poolrt.supervisor.lifecycle import Child
@@ -17,6 +17,7 @@ STAGES_NS: Final = {
 }
 """An interruption is signalled at these times after it is due, and then once a second: each time the child takes less
 care where it raises (poolrt.child.interruption). A stop has less time: drain kills 0.4 s after the first one."""
+_NEVER: Final = 1 << 62
 STACKS_NS: Final = 100_000_000
 """How long a task over its time limit may take to write its stacks, before it is killed."""
 STACKS_OF_A_HOG_NS: Final = 3_000_000
@@ -71,6 +72,8 @@ def judge(looks: Iterable[Look], now: int, latest: int) -> Judgement:
     kills: list[Kill] = []
     interrupts: list[Interrupt] = []
     for child, row, word, rss in looks:
+        if row.activity in (Activity.COMMIT, Activity.AUDIT):
+            latest = min(latest, now + _shortest_limit(row))
         if row.activity is not Activity.RUN:
             continue
         if row.hard_deadline and now >= row.hard_deadline:
@@ -107,6 +110,17 @@ def _interruption(child: Child, row: Row) -> tuple[int, Interruption]:
         at = row.soft_deadline + _stage(Interruption.SOFT_LIMIT, _signals(child, row))
         return at, Interruption.SOFT_LIMIT
     return 0, Interruption.SOFT_LIMIT
+
+
+def _shortest_limit(row: Row) -> int:
+    """Nanoseconds after its start at which the last run was to be looked at first.
+
+    The next one probably has the same limits. With quick tasks a look mostly falls between two of them: were they not
+    thought of, each look would be followed by a poke of the next task (2 us a task more).
+    """
+    after = [deadline - row.started for deadline in (row.hard_deadline, row.soft_deadline) if deadline > row.started]
+    after += [LOOK_EVERY_NS] if row.memory_limit else []
+    return max(min(after, default=_NEVER), LOOK_SOONEST_NS)
 
 
 def _signals(child: Child, row: Row) -> int:

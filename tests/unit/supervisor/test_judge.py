@@ -47,13 +47,29 @@ def test_the_next_look_is_the_earliest_deadline(make_child: Make, make_row: Make
 
 def test_only_running_tasks_have_limits(make_child: Make, make_row: MakeRow) -> None:
     """A child between tasks, and a task without a limit, are never over one, whatever stands in the row."""
+    between = (Activity.COMMIT, Activity.AUDIT)
     looks = [
         Look(make_child(), make_row(activity, soft=1, memory=1), 1, 2)
         for activity in Activity
-        if activity is not Activity.RUN
+        if activity is not Activity.RUN and activity not in between
     ]
     looks.append(Look(make_child(), make_row(Activity.RUN, hard=0), 1, 10**12))
     assert judge(looks, 10**18, 2 * 10**18) == ([], [], 2 * 10**18)
+
+
+def test_between_two_tasks_the_next_is_expected_to_be_like_the_last(make_child: Make, make_row: MakeRow) -> None:
+    """A look that falls between two quick tasks is followed by one in time for the next; it need not poke."""
+    now = 8 * SECOND
+    for activity in (Activity.COMMIT, Activity.AUDIT):
+        for limits, wait in (
+            ({"hard": 3 * SECOND}, 2 * SECOND),
+            ({"hard": 3 * SECOND, "soft": 2 * SECOND}, SECOND),
+            ({"hard": 0, "memory": MIB}, LOOK_EVERY_NS),
+            ({"hard": 0}, 9 * SECOND),
+            ({"hard": SECOND + 1}, LOOK_SOONEST_NS),
+        ):
+            found = judge([Look(make_child(), make_row(activity, **limits), 1, 0)], now, now + 9 * SECOND)
+            assert found == ([], [], now + wait)
 
 
 def test_over_its_memory_limit(make_child: Make, make_row: MakeRow) -> None:
