@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from poolrt.settings import Settings
 
 _ZOMBIES_EVERY: Final = 64
+_READ_AGAIN_NS: Final = 1_000_000
+"""Runs of one task within a millisecond share a reading: they grow by 2 MiB at most, and by the same name."""
 _ADOPTED_AFTER: Final = 5.0
 """Seconds a zombie must have been one before it is taken for an orphan that nobody waits for."""
 
@@ -66,6 +68,8 @@ class Audit:
         self._tasks = 0
         self._zombies: dict[int, float] = {}
         self._rss = resident.read() if self._ceiling else 0
+        self._read_at = 0
+        self._last_task = ""
         self._grown: dict[str, int] = {}
         row.fds(self._lowest)
 
@@ -98,6 +102,10 @@ class Audit:
         Named is the task during whose runs the child has grown most. That is a hint and no proof: a leak may fill pages
         that another task's peak has left.
         """
+        now = time.monotonic_ns()
+        if task == self._last_task and now - self._read_at < _READ_AGAIN_NS:
+            return None
+        self._last_task, self._read_at = task, now
         before = self._resident.read()
         if before != self._rss:
             self._grown[task] = self._grown.get(task, 0) + before - self._rss

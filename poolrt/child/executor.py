@@ -26,7 +26,6 @@ from poolrt.events import EventKind
 from poolrt.hygiene.memory import LOOK_EVERY_NS
 from poolrt.message import (
     DEAD_TTL,
-    ENDLESS,
     Delivery,
     Enqueue,
     ErrorInfo,
@@ -38,8 +37,7 @@ from poolrt.message import (
     encodable,
     encode_record,
 )
-from poolrt.posix.memory import ResidentSize, own_peak
-from poolrt.settings import format_duration, format_size
+from poolrt.posix.memory import own_peak
 from poolrt.states import Activity, Interruption, TaskState
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
     from poolrt.app.app import App
     from poolrt.board import RowWriter
     from poolrt.child.interruption import Interrupter
-    from poolrt.settings import Settings
+    from poolrt.child.limits import Limits
 
 log = logging.getLogger("poolrt.child")
 
@@ -62,9 +60,6 @@ AVOID_SECONDS = 20.0
 MAX_TRACEBACK = 32 * 1024
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """What a broker's store takes without holding everyone else up for seconds."""
-_NO_MEMORY_LIMIT = 1 << 60
-_OUTGROWN_EVERY_NS = 10_000_000
-"""A reading costs 2 us; within 10 ms a child grows by 20 MiB at most."""
 _INTERRUPTED = {Interruption.SOFT_LIMIT: "soft time limit", Interruption.STOP: "interrupted by the stop of the node"}
 
 
@@ -93,24 +88,20 @@ class Executor:
     Attributes:
         tainted: why the child must be recycled after this task, or an empty text.
         runtime: seconds the last task ran.
+        limits: of the runs.
     """
 
     def __init__(
-        self, app: App, owner: Owner, row: RowWriter, settings: Settings, interrupter: Interrupter,
-        resident: ResidentSize, poke: Callable[[], None], tell: Tell,
+        self, app: App, owner: Owner, row: RowWriter, limits: Limits, max_deliveries: int, interrupter: Interrupter,
+        poke: Callable[[], None], tell: Tell,
     ) -> None:  # fmt: skip
         self._app = app
         self._owner = str(owner)
         self._row = row
         self._trusted = app.broker.trusted
-        self._time_limit = settings.time_limit
-        self._soft_time_limit = settings.soft_time_limit
-        self._memory_limit = settings.memory_limit
-        self._max_deliveries = settings.max_deliveries
+        self._max_deliveries = max_deliveries
         self._interrupter = interrupter
-        self._resident = resident
-        self._birth_rss = resident.read()
-        self._outgrown_again = 0
+        self.limits = limits
         self._poke = poke
         self._tell = tell
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -143,14 +134,10 @@ class Executor:
             )
         if delivery.suspect and (lost_for_good := self._lost_for_good(delivery, message)) is not None:
             return lost_for_good
-        memory_limit = message.memory_limit or self._memory_limit
-        if 0 < memory_limit <= self._birth_rss:
-            text = (
-                f"its limit of {format_size(memory_limit)} is less than the {format_size(self._birth_rss)} that a "
-                "child has before its first task"
-            )
+        memory_limit = self.limits.memory(message)
+        if text := self.limits.never_holds(memory_limit):
             return self._ended(delivery, message, TaskState.FAILED, "MemoryLimitExceeded", text)
-        return Execution(delivery, message, task, memory_limit if 0 < memory_limit < _NO_MEMORY_LIMIT else 0)
+        return Execution(delivery, message, task, memory_limit)
 
     def _lost_for_good(self, delivery: Delivery, message: Message) -> Outcome | None:
         """The Outcome of a suspect (its node died, and nobody saw what ran) that may not be started once more."""
@@ -162,14 +149,6 @@ class Executor:
             return self._ended(delivery, message, TaskState.DEAD, "WorkerLost", text)
         return None
 
-    def has_outgrown(self, execution: Execution) -> bool:
-        """Whether earlier tasks left so much in this child that the limit of this one would blame it for theirs."""
-        now = time.monotonic_ns()
-        if now < self._outgrown_again:
-            return False
-        self._outgrown_again = now + _OUTGROWN_EVERY_NS
-        return (self._resident.read() - self._birth_rss) * 2 > execution.memory_limit - self._birth_rss
-
     def run(self, execution: Execution) -> Outcome | None:
         """Run it and say what must happen; the board row names it for exactly as long as user code runs.
 
@@ -178,7 +157,7 @@ class Executor:
         """
         delivery, message = execution.delivery, execution.message
         started = time.monotonic_ns()
-        hard, soft = self._deadlines(message, started)
+        hard, soft = self.limits.deadlines(message, started)
         memory = execution.memory_limit
         self._row.run(
             delivery.n, delivery.i, message.id.encode(), _name_bytes(execution), started, hard, soft, memory
@@ -200,15 +179,6 @@ class Executor:
         else:
             self._row.ended(failed=outcome.state is TaskState.FAILED)
         return outcome
-
-    def _deadlines(self, message: Message, started: int) -> tuple[int, int]:
-        """Hard and soft deadline, CLOCK_MONOTONIC ns; 0 is none, and so is a soft limit not below the hard one."""
-        limit = message.time_limit or self._time_limit
-        soft = message.soft_time_limit or self._soft_time_limit
-        hard = started + int(limit * 1e9) if 0 < limit < ENDLESS else 0
-        if not 0 < soft < ENDLESS or (hard and soft >= limit):
-            return hard, 0
-        return hard, started + int(soft * 1e9)
 
     def _run(self, execution: Execution, started: int) -> Outcome | None:
         delivery, message = execution.delivery, execution.message
@@ -247,7 +217,7 @@ class Executor:
                     self._tell(EventKind.TASK_REQUEUED, message.task, message.id, cause)
                     return None
                 if isinstance(error, SoftTimeLimitExceeded) and not error.args:
-                    soft = format_duration(message.soft_time_limit or self._soft_time_limit)
+                    soft = self.limits.soft_text(message)
                     error.args = (f"ran {self.runtime:.2f} s, its soft limit is {soft}",)
             return self._raised(delivery, message, task.options, error)
 

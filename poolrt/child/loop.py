@@ -142,7 +142,7 @@ class Loop:
         execution = self._held.popleft()
         if self._outcomes and self._is_late(execution):
             self._commit(0)
-        if execution.memory_limit and self._row.done and self._executor.has_outgrown(execution):
+        if execution.memory_limit and self._row.done and self._executor.limits.has_outgrown(execution.memory_limit):
             self._held.appendleft(execution)
             self._leave_for = f"memory of earlier tasks: too much for the memory_limit of {execution.message.task}"
             return

@@ -24,6 +24,7 @@ from poolrt.child.audit import Audit
 from poolrt.child.executor import Executor
 from poolrt.child.interruption import Interrupter
 from poolrt.child.lifeline import Lifeline
+from poolrt.child.limits import Limits
 from poolrt.child.loop import Loop
 from poolrt.errors import BrokerCorrupt, Fenced
 from poolrt.events import Event, EventKind
@@ -124,7 +125,10 @@ def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.
         where = (place.node, place.slot, place.generation, os.getpid())
         lifeline.send(Happened(Event(kind, time.time(), *where, task, task_id, cause)))
 
-    executor = Executor(app, place.owner, row, settings, interrupter, resident, lambda: lifeline.send(Poke()), tell)
+    limits = Limits(settings, resident)
+    executor = Executor(
+        app, place.owner, row, limits, settings.max_deliveries, interrupter, lambda: lifeline.send(Poke()), tell
+    )
     audit = Audit(settings, row, resident, tell)
     lifeline.send(Up(time.monotonic() - began, resident.read()))
     try:

@@ -18,6 +18,7 @@ from poolrt.board import RowWriter
 from poolrt.brokers.base import Settled
 from poolrt.child.executor import Execution, Executor
 from poolrt.child.interruption import Interrupter
+from poolrt.child.limits import Limits
 from poolrt.errors import BrokerBusy
 from poolrt.message import Delivery, Enqueue, Message, Outcome, Owner, Record, decode_record, encode_message
 from poolrt.posix.memory import ResidentSize
@@ -177,7 +178,7 @@ def executor(app: App, row: RowWriter, pokes: list[float], told: list[tuple[str,
     """The executor of ``app`` without a time limit of its own."""
     with contextlib.closing(ResidentSize(os.getpid())) as resident:
         executor = Executor(
-            app, OWNER, row, Settings(), Interrupter(row), resident, lambda: pokes.append(time.monotonic()),
+            app, OWNER, row, Limits(Settings(), resident), 3, Interrupter(row), lambda: pokes.append(time.monotonic()),
             lambda *event: told.append(event),
         )  # fmt: skip
         yield executor

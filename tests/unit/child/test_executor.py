@@ -21,6 +21,7 @@ from poolrt.app.task import TaskOptions
 from poolrt.child import executor as executor_module
 from poolrt.child.executor import MAX_UNKNOWN, Executor
 from poolrt.child.interruption import Interrupter
+from poolrt.child.limits import Limits
 from poolrt.codec import PICKLE, decode, encode_arguments
 from poolrt.message import Delivery, Message, decode_message, encode_message
 from poolrt.settings import Settings
@@ -400,7 +401,9 @@ def test_untrusted_brokers_get_nothing_unpickled(app: App, row, tmp_path: Path) 
     """Where anyone may enqueue, neither arguments nor functions are unpickled, and exceptions travel as text."""
     app.broker.trusted = False
     resident = types.SimpleNamespace(read=lambda: 20 << 20)
-    executor = Executor(app, "owner", row, Settings(), Interrupter(row), resident, lambda: None, lambda *_: None)  # type: ignore[arg-type]
+    executor = Executor(
+        app, "owner", row, Limits(Settings(), resident), 3, Interrupter(row), lambda: None, lambda *_: None
+    )  # type: ignore[arg-type]
     canary = pickle.dumps(Canary(tmp_path / "unpickled"))
     for message in (
         Message("i", "add", canary, PICKLE),
