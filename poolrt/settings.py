@@ -58,7 +58,10 @@ def parse_size(value: str | int) -> int:
     if match is None:
         hint = f"; write {value}MiB or {value}B" if str(value).strip().isdigit() else "; write for example 512MiB"
         raise ConfigurationError(f"{value!r} is not a size with a unit{hint}")
-    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+    size = float(match[1]) * _SIZE_UNITS[match[2].lower()]
+    if size >= _TOO_LARGE:
+        raise ConfigurationError(f"{value!r} is larger than any machine's memory")
+    return int(size)
 
 
 def format_duration(seconds: float) -> str:
@@ -82,6 +85,9 @@ def format_size(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+_TOO_LARGE: Final = 2.0**60
 
 
 class Kind(enum.Enum):

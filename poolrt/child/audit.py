@@ -20,7 +20,9 @@ from poolrt.posix import descriptors
 from poolrt.posix.memory import release_free_memory
 from poolrt.posix.processes import dead_children
 from poolrt.posix.reaping import reap_one
+from poolrt.posix.signals import reserved_handlers
 from poolrt.settings import format_size
+from poolrt.states import Activity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +66,10 @@ class Audit:
         self._tell = tell
         self._action = settings.leak_action
         self._lowest = descriptors.lowest_free()
-        self._watch = DescriptorWatch(descriptors.limit(), self._lowest, descriptors.scan)
+        self._watch = DescriptorWatch(descriptors.limit(), self._lowest, descriptors.scan, collect=self._collect)
+        self.settle_first: Callable[[], None] = lambda: None
+        """Called before a collection: finalizers of what tasks left run there, and may hang or crash."""
+        self._handlers = reserved_handlers()
         self._tasks = 0
         self._zombies: dict[int, float] = {}
         self._rss = resident.read() if self._ceiling else 0
@@ -81,6 +86,8 @@ class Audit:
         reason = self._look_at_descriptors(task) if self._action != "ignore" else None
         if self._ceiling and reason is None:
             reason = self._look_at_memory(task)
+        if reason is None and reserved_handlers() != self._handlers:
+            reason = Reason(f"{task} changed the handler of SIGUSR1 or SIGUSR2, which are poolrt's", task)
         return reason
 
     def _look_at_descriptors(self, task: str) -> Reason | None:
@@ -112,7 +119,7 @@ class Audit:
             self._rss = before
         if before <= self._ceiling:
             return None
-        gc.collect()
+        self._collect()
         release_free_memory()
         after = self._resident.read()
         self._grown[task] = self._grown.get(task, 0) + after - before
@@ -125,6 +132,11 @@ class Audit:
             f"{format_size(self._ceiling)}; it has grown by {format_size(max(0, self._grown[most]))} during {most}",
             most,
         )
+
+    def _collect(self) -> int:
+        self.settle_first()
+        self._row.activity(Activity.AUDIT)
+        return gc.collect()
 
     def _reap_adopted(self) -> None:
         """Reap orphans that came to this subreaper and ended. A task's own children are its own to wait for.

@@ -207,6 +207,7 @@ class Executor:
             self.runtime = (time.monotonic_ns() - started) / 1e9
             if interrupter.raised is not None:
                 self.tainted = f"{_INTERRUPTED[interrupter.raised]} in {message.task}"
+                error = _out_of_group(error)
                 if isinstance(error, TaskInterrupted) and not message.acks_late:
                     text = f"interrupted after {self.runtime:.2f} s: the node stops, and it must not run twice"
                     return self._ended(
@@ -352,6 +353,16 @@ class Executor:
             return pickle(error, "the exception"), PICKLE
         except BaseException:  # noqa: BLE001  the exception's own __reduce__ may raise anything
             return None, ""
+
+
+def _out_of_group(error: BaseException) -> BaseException:
+    """The interruption in an exception group (a TaskGroup's), or ``error`` itself."""
+    while isinstance(error, BaseExceptionGroup):
+        found = error.subgroup((SoftTimeLimitExceeded, TaskInterrupted))
+        if found is None:
+            break
+        error = found.exceptions[0]
+    return error
 
 
 def _name_bytes(execution: Execution) -> bytes:

@@ -1,4 +1,4 @@
-"""The limits of one run: the call's, else the task's (both in the message), else the node's."""
+"""The limits of one run: the call's, else the task's (both in the message), else the node's; 0 is none."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Limits:
 
     def deadlines(self, message: Message, started: int) -> tuple[int, int]:
         """Hard and soft deadline, CLOCK_MONOTONIC ns; 0 is none, and so is a soft limit not below the hard one."""
-        limit = message.time_limit or self._time_limit
-        soft = message.soft_time_limit or self._soft_time_limit
+        limit = self._time_limit if message.time_limit is None else message.time_limit
+        soft = self._soft_time_limit if message.soft_time_limit is None else message.soft_time_limit
         hard = started + int(limit * 1e9) if 0 < limit < ENDLESS else 0
         if not 0 < soft < ENDLESS or (hard and soft >= limit):
             return hard, 0
@@ -43,7 +43,7 @@ class Limits:
 
     def memory(self, message: Message) -> int:
         """Bytes its child may have while it runs; 0 for no limit."""
-        limit = message.memory_limit or self._memory_limit
+        limit = self._memory_limit if message.memory_limit is None else message.memory_limit
         return limit if 0 < limit < _NO_MEMORY_LIMIT else 0
 
     def never_holds(self, memory_limit: int) -> str:

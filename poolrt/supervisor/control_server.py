@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +19,8 @@ from poolrt.supervisor.watcher import Watcher
 
 MAX_REQUEST: Final = 64 * 1024
 _MAX_CLIENTS: Final = 64
+_FAREWELL: Final = 1.0
+"""Seconds that clients may take to read what is left when the node has stopped; nothing else waits for it then."""
 
 
 class Client:
@@ -177,8 +181,10 @@ class ControlServer:
 
     def close(self) -> None:
         """Close everything and remove the socket's file."""
+        deadline = time.monotonic() + _FAREWELL
         for client in self.clients:
-            client.flush()
+            while client.flush() and client.outgoing and (left := deadline - time.monotonic()) > 0:
+                select.select([], [client.socket], [], left)
             self._watcher.unwatch(client.socket.fileno())
             client.socket.close()
         self.clients.clear()

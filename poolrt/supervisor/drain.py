@@ -10,6 +10,7 @@ import logging
 import time
 from typing import Final
 
+from poolrt.posix.pidfd import is_exited
 from poolrt.states import ChildState
 from poolrt.supervisor.lifecycle import STOPPING
 from poolrt.supervisor.pool import Pool
@@ -20,6 +21,8 @@ _CLEANING_UP: Final = 0.4
 """Seconds an interrupted task may clean up: the node is to be gone a second after its grace."""
 _STEWARD_MAY_TAKE: Final = 5.0
 """Seconds the steward has, after the last child, to settle what is left."""
+_REAPED_WITHIN: Final = 0.3
+"""Seconds the template may take to say that a killed child is dead."""
 _ONE_STOP: Final = 0.2
 """Signals closer together are one wish: ``timeout`` and a terminal signal the process and its group."""
 
@@ -67,14 +70,19 @@ class Drain:
         if pool.children:
             if now >= self.ends:
                 return self._end_children(pool, now)
-            return False
+            # A template that stands still reaps and tells nobody.
+            return (
+                self._killed
+                and all(child.pid and is_exited(child.pidfd) for child in pool.children)
+                and (now >= self.ends - _STEWARD_MAY_TAKE + _REAPED_WITHIN)
+            )
         if not self._settling:
             self._settling = True
             self.ends = now + _STEWARD_MAY_TAKE
         steward = pool.steward
         if steward is not None and steward.state is ChildState.UP and (pool.settled or failed):
             pool.retire(steward, STOPPING)
-        return now >= self.ends or (steward is None and (pool.settled or failed))
+        return now >= self.ends or (steward is None and (pool.settled or failed or not pool.template.ready))
 
     def _end_children(self, pool: Pool, now: float) -> bool:
         """Interrupt, then kill; whether even that was in vain: a process in the kernel (state D) outlives a SIGKILL."""

@@ -95,7 +95,7 @@ class Enforcer:
         child, word, cause, patience = kill
         asked = child.asked
         if asked is None or asked.word != word:
-            child.asked = Asked(word, now, 0)
+            child.asked = Asked(word, now, 0, cause)
             ask_for_stacks(child.pidfd, child.stacks_fd)
             return False
         size = size_of_stacks(child.stacks_fd)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from poolrt.board import Row
 from poolrt.posix.signals import signal_name
-from poolrt.states import EX_BOOT_FAILED, EX_FENCED, Activity, ChildState
+from poolrt.states import EX_BOOT_FAILED, EX_FENCED, EX_STORE_GONE, Activity, ChildState
 from poolrt.supervisor.lifecycle import Child
 
 
@@ -33,6 +33,10 @@ class Exit(NamedTuple):
     """It died before its first task, and counts for the breaker."""
 
 
+_SETTLING = (Activity.COMMIT, Activity.AUDIT, Activity.LEAVE)
+_OWN_WAYS = (0, -signal.SIGKILL, EX_BOOT_FAILED, EX_FENCED, EX_STORE_GONE)
+
+
 def describe_status(status: int) -> str:
     """``killed by SIGSEGV`` or ``exited with code 3``."""
     return f"killed by {signal_name(-status)}" if status < 0 else f"exited with code {status}"
@@ -45,8 +49,11 @@ def judge_exit(child: Child, row: Row, status: int) -> Exit:
     """
     ours = row.generation == child.generation
     running = ours and row.activity is Activity.RUN
+    # Its last task has ended and may not be settled: whatever it broke in its child broke that, so it must be counted.
+    # Not for a SIGKILL, which comes from outside.
+    broken = ours and row.activity in _SETTLING and status not in _OWN_WAYS and bool(row.n)
     killed_from_outside = child.up_at is not None and status == -signal.SIGKILL
-    early = not running and (child.up_at is None or (ours and row.done == 0 and not killed_from_outside))
+    early = not running and not broken and (child.up_at is None or (ours and row.done == 0 and not killed_from_outside))
     if child.state is ChildState.CONDEMNED and child.hung:
         return Exit(Ending.BOOT_FAILED, child.cause, "none", early=True)
     if child.state is ChildState.CONDEMNED:
@@ -61,6 +68,8 @@ def judge_exit(child: Child, row: Row, status: int) -> Exit:
     cause = describe_status(status)
     if running:
         cause += f" while running {row.task}"
+    elif broken:
+        cause += f" after running {row.task}"
     elif child.up_at is None:
         cause += " before it was up"
-    return Exit(Ending.CRASHED, cause, "lost" if running else "none", early)
+    return Exit(Ending.CRASHED, cause, "lost" if running or broken else "none", early)

@@ -35,6 +35,8 @@ class Asked(NamedTuple):
     """CLOCK_MONOTONIC ns."""
     size: int
     """Bytes written when it was looked at last."""
+    cause: str = ""
+    """What it is to be killed for."""
 
 
 class Child:
@@ -43,7 +45,7 @@ class Child:
     __slots__ = (
         "asked", "birth_rss", "cause", "culprit", "died_at", "generation", "hung", "leave_reason", "lifeline",
         "max_tasks", "pid", "pidfd", "replaces", "requested_at", "resident", "role", "signalled", "slot", "stacks_fd",
-        "standby", "state", "stop_since", "stopped_at", "template", "up_at", "verdict",
+        "standby", "state", "still", "stop_since", "stopped_at", "template", "up_at", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +78,8 @@ class Child:
         """CLOCK_MONOTONIC ns since when whatever it runs is to be interrupted, because the node stops; 0: it is not."""
         self.stopped_at = 0.0
         """When a tick first saw it stopped outside a task, by somebody else."""
+        self.still = (0, 0.0)
+        """Its word when it was last seen leaving or auditing itself, and since when it is that."""
         self.asked: Asked | None = None
         self.replaces = ""
         """Why the child whose place it took has left."""

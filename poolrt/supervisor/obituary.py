@@ -11,7 +11,7 @@ from poolrt.board import Row
 from poolrt.events import EventKind, in_brief
 from poolrt.posix.processes import kill_tree
 from poolrt.posix.stacks import read_stacks
-from poolrt.states import Activity, Kill
+from poolrt.states import Activity, ChildState, Kill
 from poolrt.supervisor.exits import Ending, Exit
 from poolrt.supervisor.lifecycle import SCALED_DOWN, STOPPING, Child
 from poolrt.supervisor.reporter import Reporter
@@ -37,6 +37,20 @@ def without_ours(stacks: str) -> str:
         if not ours:
             kept.append(line)
     return "\n".join(kept).strip()
+
+
+def died_of_its_limit(child: Child, row: Row, status: int) -> str:
+    """Why it ended if that is a limit's doing before we killed it: a task can make our own signals deadly.
+
+    The cause, as a kill would have it; an empty text for any other end.
+    """
+    if row.activity is not Activity.RUN or child.state is ChildState.CONDEMNED:
+        return ""
+    if child.asked is not None and child.asked.word == row.sequence << 8 | row.activity:
+        return child.asked.cause
+    if status == -signal.SIGUSR2 and child.signalled[0] == row.sequence and row.soft_deadline:
+        return "SoftTimeLimitExceeded: the task had made the signal for it deadly"
+    return ""
 
 
 def kill_of(cause: str, verdict: str) -> Kill:
@@ -65,7 +79,8 @@ def tell(
         numbers["age"] = round(time.monotonic() - child.up_at, 3)
     if peak_rss:
         numbers["peak_rss"] = peak_rss
-    running = row.activity is Activity.RUN and row.generation == child.generation  # also one that is put back
+    # Also one that is put back; and one that had ended, if its child died of what it left.
+    running = row.generation == child.generation and (row.activity is Activity.RUN or verdict.verdict != "none")
     task, task_id = (row.task, row.task_id) if running else ("", "")
     match verdict.ending:
         case Ending.PLANNED:

@@ -23,10 +23,13 @@ def serving_pool(supervisor: Supervisor, what: str) -> Pool:
 
 
 def reload(supervisor: Supervisor) -> None:
-    """Import the code anew, and replace the children by plan once it is imported. A failed import changes nothing."""
-    serving_pool(supervisor, "reloaded")
-    if not supervisor.template.reload():
-        raise ConfigurationError("the app is being imported already")
+    """Import the code anew, and replace the children by plan once it is imported. A failed import changes nothing.
+
+    While an import runs, another one follows: the code may have changed since that one began.
+    """
+    if not supervisor.serves and supervisor.state != NodeState.STARTING:
+        raise ConfigurationError(f"the node is {supervisor.state}: it cannot be reloaded now")
+    supervisor.template.reload()
 
 
 def set_quiet(supervisor: Supervisor, *, quiet: bool) -> None:

@@ -163,15 +163,6 @@ class Pool:
             child.up_at = time.monotonic()
             self._reporter.emit(EventKind.CHILD_UP, child, cause="took its place from standby")
 
-    def replace_aged(self) -> None:
-        """Mark children older than ``max_lifetime`` for replacement."""
-        if not self._settings.max_lifetime:
-            return
-        oldest = time.monotonic() - self._settings.max_lifetime
-        for child in self.children:
-            if child.working and child.up_at is not None and child.up_at < oldest and child not in self._leaving:
-                self._leaving.append(child)
-
     def recycle(self, slots: list[int], why: str = "asked to") -> int:
         """Replace these children (none: all of them); how many will be."""
         chosen = [child for child in self.children if child.working and (not slots or child.slot in slots)]
@@ -310,6 +301,8 @@ class Pool:
     def ended(self, child: Child, status: int, peak_rss: int = 0) -> None:
         """A process is gone: say why, settle what it held, fill its place."""
         row = self.row(child)
+        if limit := obituary.died_of_its_limit(child, row, status):
+            self.condemn(child, limit, "failed")
         verdict = judge_exit(child, row, status)
         runtime = (time.monotonic_ns() - row.started) / 1e9 if verdict.verdict != "none" else 0.0
         stack = obituary.last_stacks(child, row, status) if verdict.ending in (Ending.KILLED, Ending.CRASHED) else ""
@@ -346,7 +339,8 @@ class Pool:
         if self._backoff.remaining(now):
             return  # in a pause: it was forked together with the one whose failure began the pause
         too_often = self._breaker.died_early(now, hung=child.hung)
-        if too_often and not any(other.working and self.row(other).done for other in self.children):
+        older = [other for other in self.children if other.state is ChildState.UP]
+        if too_often and not any(other.template is not self.template or self.row(other).done for other in older):
             self.broken = f"children keep dying before their first task; the last {cause}"
             return
         pause = self._backoff.failed(now)

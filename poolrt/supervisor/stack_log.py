@@ -29,7 +29,9 @@ class StackLog:
         self._asked: list[Child] = []
 
     def ask(self, children: Iterable[Child]) -> None:
-        """Ask these for their stacks."""
+        """Ask these for their stacks; while others are awaited, nothing: those were asked a moment ago."""
+        if self._asked:
+            return
         self._asked = list(children)
         for child in self._asked:
             ask_for_stacks(child.pidfd, child.stacks_fd)

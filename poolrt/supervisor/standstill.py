@@ -14,6 +14,10 @@ _STOPPED_FOR: Final = 1.5
 """Seconds; a ^Z and an fg, or a debugger's look, take less or run a task."""
 
 
+_HUNG_AFTER: Final = 10.0
+"""Seconds that a child may look at itself, or leave, once its tasks are settled: a task's finalizer may hang there."""
+
+
 def check_boots(pool: Pool, timeout: float) -> bool:
     """Condemn what was forked and is not up after ``timeout`` seconds; whether the template still forks and reaps."""
     now = time.monotonic()
@@ -43,3 +47,15 @@ def check_stops(pool: Pool) -> None:
             child.stopped_at = now
         elif now - child.stopped_at >= _STOPPED_FOR:
             pool.condemn(child, "it was stopped from outside while it ran no task", "none")
+
+
+def check_hangs(pool: Pool) -> None:
+    """Condemn a child that hangs where no task's limit holds: in what a task left to be finalized."""
+    now = time.monotonic()
+    for child in pool.children:
+        row = pool.row(child)
+        word = row.sequence << 8 | row.activity
+        if not child.pid or row.activity not in (Activity.AUDIT, Activity.LEAVE) or child.still[0] != word:
+            child.still = (word, now)
+        elif now - child.still[1] >= _HUNG_AFTER:
+            pool.condemn(child, f"it hung for {_HUNG_AFTER:g} s in what its tasks had left, last {row.task}", "none")

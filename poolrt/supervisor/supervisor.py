@@ -33,8 +33,9 @@ from poolrt.posix.reaping import reap_any
 from poolrt.posix.signals import has_controlling_terminal, wakeup_socket
 from poolrt.posix.unix_sockets import AddressInUse
 from poolrt.settings import Settings
-from poolrt.states import NodeState
+from poolrt.states import Activity, NodeState
 from poolrt.supervisor import requests, signal_orders
+from poolrt.supervisor.aging import replace_aged
 from poolrt.supervisor.control_server import ControlServer, Gate
 from poolrt.supervisor.drain import Drain
 from poolrt.supervisor.lifecycle import STEWARD, STOPPING, Child
@@ -44,7 +45,7 @@ from poolrt.supervisor.node_files import NodeFiles
 from poolrt.supervisor.pool import Pool
 from poolrt.supervisor.reporter import Reporter, as_object
 from poolrt.supervisor.stack_log import StackLog
-from poolrt.supervisor.standstill import check_boots, check_stops
+from poolrt.supervisor.standstill import check_boots, check_hangs, check_stops
 from poolrt.supervisor.steward_keeper import StewardKeeper
 from poolrt.supervisor.template_keeper import MAX_IMPORTS, TemplateKeeper
 from poolrt.supervisor.template_process import TemplateProcess
@@ -169,7 +170,7 @@ class Supervisor:
             signal_orders.obey(self, self._signals.pop(0))
         self._advance()
         self.stack_log.write_what_is_due()
-        if time.monotonic() >= self._next_tick:
+        if time.monotonic() >= self._next_tick and self.state is not NodeState.STOPPED:
             self._next_tick = time.monotonic() + _TICK
             self._tick()
 
@@ -203,7 +204,8 @@ class Supervisor:
         if not check_boots(pool, self.settings.boot_timeout):
             self.template.kill(f"it did not fork within {self.settings.boot_timeout:g} s")
         check_stops(pool)
-        pool.replace_aged()
+        check_hangs(pool)
+        replace_aged(pool, self.settings.max_lifetime)
         pool.repeat_tickets()
         self._steward.check(pool)
         self.template.end_former(lambda former: any(child.alive and child.template is former for child in pool))
@@ -276,14 +278,12 @@ class Supervisor:
         for child in list(self.pool):
             if child.alive and child.template is template:
                 self._lifelines.read(child)
+                self._drain.forced |= self._drain.began and self.pool.row(child).activity is Activity.RUN
                 if template.condemned:
                     self.pool.condemn(child, "its template stood still, and was killed", "stopped")
                 self.pool.ended(child, -signal.SIGKILL)
-        if self.template.process is None:
-            if self.state is NodeState.DRAINING:
-                self.stop_now()
-            else:
-                self.template.start()
+        if self.template.process is None and self.state is not NodeState.DRAINING:
+            self.template.start()
 
     # ---- children
 

@@ -23,6 +23,8 @@ from poolrt.supervisor.watcher import Watcher
 
 log = logging.getLogger("poolrt.supervisor")
 
+_MAY_TAKE = 1.0
+"""Seconds a template may take to end what is below it; a node that stops waits for it."""
 _FINAL = (ExitCode.BROKER_UNUSABLE, ExitCode.USAGE)
 """Another import would end the same."""
 MAX_IMPORTS = 5
@@ -63,6 +65,7 @@ class TemplateKeeper:
         self.process: TemplateProcess | None = None
         self.candidate: TemplateProcess | None = None
         self.former: list[TemplateProcess] = []
+        self._again = False
 
     @property
     def pause(self) -> float | None:
@@ -83,12 +86,18 @@ class TemplateKeeper:
         """Exec a template; does not wait for it. One that imports for a reload already takes the place instead."""
         self.process, self.candidate = self.candidate or self._exec(), None
 
-    def reload(self) -> bool:
-        """Exec another one that imports the code as it is now; False while one imports already."""
+    def reload(self) -> None:
+        """Exec another one that imports the code as it is now; while one imports already, as soon as that is done."""
         if self.candidate is not None or self.process is None or not self.process.ready:
-            return False
-        self.candidate = self._exec()
-        return True
+            self._again = True
+        else:
+            self.candidate = self._exec()
+
+    def _reload_again(self) -> None:
+        """The code may have changed since the import that is done now had begun."""
+        if self._again:
+            self._again = False
+            self.reload()
 
     def _exec(self) -> TemplateProcess:
         process = TemplateProcess(self._config, self._incarnation)
@@ -133,7 +142,7 @@ class TemplateKeeper:
             self.former.remove(process)
         process.ready, was_ready = False, process.ready  # the pool may still name it, and must ask it for nothing more
         self._watcher.unwatch(process.socket.fileno())
-        process.close(3.0, was_ready=was_ready)
+        process.close(_MAY_TAKE, was_ready=was_ready)
 
     def _read(self, process: TemplateProcess) -> None:
         while process.socket.fileno() >= 0:
@@ -156,7 +165,12 @@ class TemplateKeeper:
         process.ready = True
         if process is not self.candidate:
             self._imports.succeeded()
-            self._on_ready(ready, process)
+            try:
+                self._on_ready(ready, process)
+            except PoolrtError as error:
+                self._give_up(ExitCode.BROKER_UNUSABLE, str(error))
+            else:
+                self._reload_again()
             return
         try:
             self._on_ready(ready, process)
@@ -166,6 +180,7 @@ class TemplateKeeper:
         assert self.process is not None
         self.former.append(self.process)
         self.process, self.candidate = process, None
+        self._reload_again()
 
     def _failed(self, process: TemplateProcess, failed: Failed) -> None:
         """Show it once, pause, try again, give up; a reload that fails is only told."""
@@ -176,6 +191,7 @@ class TemplateKeeper:
         if failed.traceback and (is_reload or self._imports.failures == 0):
             log.error("%s", failed.traceback.rstrip())
         if is_reload:
+            self._reload_again()
             return
         pause = self._imports.failed(time.monotonic())
         if failed.exit_code in _FINAL or self._imports.failures >= MAX_IMPORTS:

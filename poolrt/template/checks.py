@@ -7,12 +7,15 @@ libraries' (OpenBLAS) survive a fork by their own handlers.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
 from poolrt.app.task import soft_not_below_hard
 from poolrt.hygiene.memory import too_low
 from poolrt.posix.descriptors import peers
+from poolrt.posix.processes import rss_bytes
+from poolrt.settings import format_size
 
 if TYPE_CHECKING:
     from poolrt.app.app import App
@@ -51,6 +54,13 @@ def ceilings_too_low(app: App, settings: Settings, baseline: int) -> list[str]:
         settings: the node's.
         baseline: this process's resident size, in bytes.
     """
-    named = [(name, getattr(settings, name)) for name in ("max_memory_per_child", "memory_limit", "pool_memory")]
+    named = [(name, getattr(settings, name)) for name in ("max_memory_per_child", "memory_limit")]
     named += [(f"memory_limit of task {task.name}", task.options.memory_limit or 0) for task in app.tasks.values()]
-    return too_low(baseline, [(name, ceiling) for name, ceiling in named if ceiling])
+    said = too_low(baseline, [(name, ceiling) for name, ceiling in named if ceiling])
+    node = baseline + (rss_bytes(os.getppid()) or 0)
+    if 0 < settings.pool_memory <= node:
+        said.append(
+            f"pool_memory is {format_size(settings.pool_memory)}, but supervisor and template have {format_size(node)} "
+            "before the first child: raise it, or import less"
+        )
+    return said

@@ -14,6 +14,7 @@ import os
 import random
 import sys
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def run(tasks: int, seed: int, folder: Path) -> bool:
     lengths = [LIMIT_S + random.uniform(*SPREAD_S) for _ in range(tasks)]
     events: list[dict[str, object]] = []
     with Supervisor(app, concurrency=2, log_level="error") as pool:
-        stream = pool.events()
+        reader = threading.Thread(target=events.extend, args=(pool.events(),))
+        reader.start()
         results = about.enqueue_many((str(ledger), number, length) for number, length in enumerate(lengths))
         records = []
         for result in results:
@@ -43,7 +45,7 @@ def run(tasks: int, seed: int, folder: Path) -> bool:
                 print(f"task {result.id} has not ended; seed {seed}")
                 return False
             records.append(decode_record(found.record))
-    events.extend(stream)  # it ends with the pool
+    reader.join()  # the stream ends with the pool
     app.close()
     killed = Counter(str(event["task_id"]) for event in events if event["kind"] == "child-killed")
     crashed = [event for event in events if event["kind"] == "child-crashed"]

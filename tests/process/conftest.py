@@ -144,9 +144,11 @@ class Node:
         self._seen += len(whole)
         for line in whole.decode(errors="replace").splitlines():
             try:
-                self._lines.append(json.loads(line))
+                found = json.loads(line)
             except ValueError:
-                self._lines.append({"text": line})
+                found = None
+            # A traceback may have torn a line of the log in two, or consist of what is JSON by chance.
+            self._lines.append(found if isinstance(found, dict) and "ts" in found else {"text": line})
         return self._lines
 
     def text(self) -> str:

@@ -260,6 +260,38 @@ def children_of_init():
         return len(file.read().split())
 
 
+@task()
+def close_all():
+    """Close what is not this task's, as code that makes daemons does."""
+    os.closerange(3, 256)
+
+
+@task(time_limit=0.3)
+def deadly():
+    """Let the signal that asks for stacks kill."""
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    time.sleep(60)
+
+
+class Hanging:
+    """Garbage in a cycle whose finalizer hangs."""
+
+    def __init__(self):
+        self.me = self
+        self.size = b"x" * (60 << 20)
+
+    def __del__(self):
+        time.sleep(3600)
+
+
+@task()
+def hang_in_gc():
+    """Leave a ``Hanging`` to the collector."""
+    gc.disable()
+    Hanging()
+    return "done"
+
+
 KEPT = []
 
 

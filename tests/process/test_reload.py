@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from poolrt import App
-from poolrt.errors import ControlError, ExitCode
+from poolrt.errors import ExitCode
 from poolrt.states import TaskState
 
 CODE = """
@@ -160,17 +160,22 @@ def test_a_template_killed_during_a_reload(serve, write, code):
     assert node.stop() == ExitCode.OK
 
 
-def test_one_reload_at_a_time(serve, write, code):
-    """A second request while the first one imports is refused in words, and does no harm."""
+def test_a_reload_during_an_import_follows_it(serve, write, code):
+    """The code changes again while it is imported, at a reload or at the start: the last HUP's code is what runs."""
     version = code.tasks["version"]
+    slow = "import time; time.sleep(0.7)\n"
+    write(None, slow + CODE.format(version="two"))
     node = serve("reloaded:app")
-    version.delay().get(10)
-    write(None, "import time; time.sleep(0.5)\n" + CODE.format(version="two"))
+    node.wait(lambda: len(node.tree()) > 1, "it imports")
+    write(None, slow + CODE.format(version="three"))
     node.call("reload")
-    with pytest.raises(ControlError, match="is being imported already"):
-        node.call("reload")
-    node.wait_event("node-reloaded")
-    node.wait(lambda: version.delay().get(10)[0] == "two", "the new code runs")
+    node.wait(lambda: version.delay().get(10)[0] == "three", "what the first one asked for runs")
+    node.send(signal.SIGHUP)
+    node.wait(lambda: len(node.tree()) > 4, "it imports again")
+    write("four")
+    node.send(signal.SIGHUP)
+    node.wait(lambda: version.delay().get(10)[0] == "four", "the last code runs")
+    assert node.stop() == ExitCode.OK
 
 
 def test_a_stop_during_a_reload(serve, write, code, is_gone):

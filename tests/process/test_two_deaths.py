@@ -7,7 +7,8 @@ import sqlite3
 import pytest
 
 from poolrt import App
-from poolrt.errors import ExitCode, TimeLimitExceeded
+from poolrt.errors import ExitCode, TimeLimitExceeded, WorkerLost
+from poolrt.states import TaskState
 
 CODE = """
 import os, time
@@ -108,7 +109,7 @@ def test_a_lock_file_deleted_under_a_living_node(serve, app):
 
 
 def test_a_new_template_killed_while_the_node_drains(serve, place, gate, monkeypatch):
-    """An old child still works after a reload, the new template dies in the drain: the next start finds the task."""
+    """An old child still works after a reload, the new template dies in the drain: the task has its grace."""
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     (place / "reloaded.py").write_text(CODE)
     code = App("reloaded", broker=f"sqlite:///{place}/p.db")
@@ -133,9 +134,39 @@ def test_a_new_template_killed_while_the_node_drains(serve, place, gate, monkeyp
     template = node.child_of("template")
     assert template not in old["template"]
     os.kill(template, signal.SIGKILL)
-    node.wait_end()
+    node.wait_event("template-lost")
+    assert result.state is TaskState.RESERVED
     gate.touch()
-    again = serve("reloaded:app", name=node.name)
-    result.get(12)
-    assert again.stop() == ExitCode.OK
+    assert node.wait_end() == ExitCode.OK
+    assert result.successful()
     code.close()
+
+
+def test_a_task_that_breaks_its_child_after_its_end(serve, tasks, record):
+    """It closes all descriptors, so that its child cannot settle: named, counted, and dead after its deliveries."""
+    result = tasks.close_all.delay()
+    node = serve(max_deliveries=2)
+    node.expects_traceback = True
+    with pytest.raises(WorkerLost):
+        result.get(15)
+    assert record(result).lost == 2
+    assert {event["task_id"] for event in node.events("child-crashed")} == {result.id}
+    assert tasks.note.delay("/dev/null", "after").get(10) == "after"
+
+
+def test_a_hard_limit_that_a_task_turns_into_a_crash(serve, tasks, record):
+    """A task that makes SIGUSR1 deadly dies of the question for its stacks: it is over its limit, and runs once."""
+    result = tasks.deadly.delay()
+    serve()
+    with pytest.raises(TimeLimitExceeded):
+        result.get(10)
+    assert record(result).lost == 0
+
+
+def test_a_finalizer_that_hangs_holds_a_slot_for_seconds_not_for_good(serve, tasks, ledger):
+    """The task is settled before the collection; the child that hangs in it is replaced, and the task is named."""
+    node = serve(max_memory_per_child="40MiB")
+    assert tasks.hang_in_gc.delay().get(10) == "done"
+    (killed,) = node.wait_event("child-killed", timeout=20)
+    assert "it hung for 10 s in what its tasks had left, last hang_in_gc" in killed["cause"]
+    assert tasks.note.delay(str(ledger), "after").get(10) == "after"

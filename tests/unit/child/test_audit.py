@@ -17,6 +17,7 @@ from poolrt.child.audit import Audit
 from poolrt.events import EventKind
 from poolrt.posix.processes import dead_children
 from poolrt.settings import Settings, settings_from
+from poolrt.states import Activity
 
 MIB = 1 << 20
 
@@ -35,6 +36,9 @@ class Row:
     """What an audit writes."""
 
     lowest = 0
+
+    def activity(self, activity: Activity) -> None:
+        """Said before a collection."""
 
     def fds(self, lowest_free: int) -> None:
         self.lowest = lowest_free

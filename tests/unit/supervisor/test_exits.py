@@ -41,9 +41,12 @@ SEGV, KILL = -signal.SIGSEGV, -signal.SIGKILL
         (UP, IDLE, 5, SEGV, Ending.CRASHED, "killed by SIGSEGV", "none", False),
         (UP, IDLE, 0, SEGV, Ending.CRASHED, "killed by SIGSEGV", "none", True),
         (UP, IDLE, 0, KILL, Ending.CRASHED, "killed by SIGKILL", "none", False),
-        (UP, COMMIT, 0, 1, Ending.CRASHED, "exited with code 1", "none", True),
+        (UP, COMMIT, 0, KILL, Ending.CRASHED, "killed by SIGKILL", "none", False),
         (UP, IDLE, 0, 0, Ending.CRASHED, "exited with code 0", "none", True),
-        (RETIRING, LEAVE, 5, 1, Ending.CRASHED, "exited with code 1", "none", False),
+        # it died of what a task had left, before it had settled: lost, if the broker says that it is still held
+        (UP, COMMIT, 1, 1, Ending.CRASHED, "exited with code 1 after running shop.add", "lost", False),
+        (UP, COMMIT, 0, SEGV, Ending.CRASHED, "killed by SIGSEGV after running shop.add", "lost", False),
+        (RETIRING, LEAVE, 5, 1, Ending.CRASHED, "exited with code 1 after running shop.add", "lost", False),
         (STANDBY, Activity.STANDBY, 0, SEGV, Ending.CRASHED, "killed by SIGSEGV", "none", True),
         # the broker does not know it
         (UP, COMMIT, 0, EX_FENCED, Ending.FENCED, "the broker does not know it any more", "none", False),
@@ -55,7 +58,7 @@ def test_exits_of_a_child_that_was_up(
     ending: Ending, cause: str, verdict: str, early: bool,  # noqa: FBT001  pytest passes it by name
     make_child: Callable[..., Child], make_row: Callable[..., Row],
 ) -> None:  # fmt: skip
-    """Only a death in RUN loses a delivery, and only one before the first task counts for the breaker."""
+    """Only a death in RUN, or of what ran, loses a delivery; only one before the first task counts for the breaker."""
     child = make_child(state)
     child.leave_reason = "its reason"
     assert judge_exit(child, make_row(activity, done=done), status) == Exit(ending, cause, verdict, early)
