@@ -158,7 +158,8 @@ class Node:
     def told(self) -> list[str]:
         """The log as people read it."""
         return [
-            line.get("text") or f"{line['ts'] % 1000:7.3f} {line['level'][:4]} {line['msg']}" for line in self.lines()
+            line["text"] if "text" in line else f"{line['ts'] % 1000:7.3f} {line['level'][:4]} {line['msg']}"
+            for line in self.lines()
         ]
 
     def plain(self) -> str:
