@@ -70,9 +70,10 @@ def test_above_its_ceiling_after_the_second_look_it_leaves(
     make: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a collection does not free counts; told are both sizes, and the task during which the child grew most."""
+    monkeypatch.setattr(audit_module, "_READ_AGAIN_NS", 10**12)
     audit = make(Sizes(20 * MIB, 80 * MIB, 90 * MIB, 118 * MIB, 110 * MIB), max_memory_per_child="100MiB")
     assert [audit.after(task) for task in ("fat", "thin")] == [None, None]
-    assert audit.after("thin") is None, "within a millisecond, runs of one task share a reading"
+    assert audit.after("thin") is None, "runs of one task that follow each other closely share a reading"
     monkeypatch.setattr(audit_module, "_READ_AGAIN_NS", 0)
     said = "max_memory_per_child: 110.0 MiB (118.0 MiB before a collection), its ceiling is 100.0 MiB"
     assert audit.after("thin") == (f"{said}; it has grown by 60.0 MiB during fat", "fat")
