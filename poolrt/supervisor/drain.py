@@ -42,7 +42,7 @@ class Drain:
         self.forced = False
         self._since = 0.0
         self._interrupted = False
-        self._killed = False
+        self._killed_at = float("inf")
         self._settling = False
 
     def begin(self, grace: float) -> None:
@@ -71,11 +71,8 @@ class Drain:
             if now >= self.ends:
                 return self._end_children(pool, now)
             # A template that stands still reaps and tells nobody.
-            return (
-                self._killed
-                and all(child.pid and is_exited(child.pidfd) for child in pool.children)
-                and (now >= self.ends - _STEWARD_MAY_TAKE + _REAPED_WITHIN)
-            )
+            untold = now >= self._killed_at + _REAPED_WITHIN
+            return untold and all(child.pid and is_exited(child.pidfd) for child in pool.children)
         if not self._settling:
             self._settling = True
             self.ends = now + _STEWARD_MAY_TAKE
@@ -91,9 +88,9 @@ class Drain:
             self.forced = pool.interrupt_all() > 0 or self.forced
             self.ends = now + _CLEANING_UP
             return False
-        if self._killed:
+        if self._killed_at < float("inf"):
             return True
-        self._killed = True
+        self._killed_at = now
         for child in pool.children:
             self.forced = True
             pool.condemn(child, "the grace was over; put back", "stopped")

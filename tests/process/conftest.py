@@ -350,6 +350,19 @@ def is_gone() -> Callable[[int], bool]:
 
 
 @pytest.fixture
+def kill(is_gone, wait_for):
+    """``kill(node)``: SIGKILL its supervisor, and see that nothing of the node is left."""
+
+    def end(node):
+        tree = node.tree()
+        node.send(signal.SIGKILL)
+        node.wait_end()
+        wait_for(lambda: all(is_gone(pid) for pid in tree), "the whole node is gone", 3)
+
+    return end
+
+
+@pytest.fixture
 def run_script(place: Path) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
     """``run_script(text, *arguments)``: run a program that embeds a pool to its end, in this test's folder."""
 

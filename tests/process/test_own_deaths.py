@@ -26,19 +26,6 @@ def holding(serve, tasks, ledger, gate):
     return start
 
 
-@pytest.fixture
-def kill(is_gone, wait_for):
-    """``kill(node)``: SIGKILL its supervisor, and see that nothing of the node is left."""
-
-    def end(node):
-        tree = node.tree()
-        node.send(signal.SIGKILL)
-        node.wait_end()
-        wait_for(lambda: all(is_gone(pid) for pid in tree), "the whole node is gone", 3)
-
-    return end
-
-
 def check_reclaimed(results, record, ledger):
     """The running one was lost once and ran again; the held ones were never lost and ran once."""
     running, *held = results

@@ -25,27 +25,14 @@ def slow(gate):
 """
 
 
-@pytest.fixture
-def kill_node(is_gone, wait_for):
-    """``kill_node(node)``: SIGKILL its supervisor and see all of it gone."""
-
-    def kill(node):
-        tree = node.tree()
-        node.send(signal.SIGKILL)
-        node.wait_end()
-        wait_for(lambda: all(is_gone(pid) for pid in tree), "the whole node is gone", 5)
-
-    return kill
-
-
-def test_a_supervisor_killed_right_after_a_hard_limit(serve, tasks, ledger, gate, record, kill_node):
+def test_a_supervisor_killed_right_after_a_hard_limit(serve, tasks, ledger, gate, record, kill):
     """The board tells the next start that the run was killed for its limit: it has failed, and is not run again."""
     result = tasks.hold.apply_async((str(ledger), "t", str(gate)), time_limit="500ms")
     node = serve()
     node.wait(ledger.lines, "the task runs")
     os.kill(node.child_of("steward"), signal.SIGSTOP)  # so that nobody buries the child
     node.wait_event("child-killed")
-    kill_node(node)
+    kill(node)
     gate.touch()
     again = serve(name=node.name)
     with pytest.raises(TimeLimitExceeded):
@@ -88,12 +75,12 @@ def test_a_template_that_stands_still_is_not_the_tasks_fault(serve, tasks, ledge
     assert node.stop() == ExitCode.OK
 
 
-def test_a_start_that_no_lock_file_lists(serve, tasks, app, ledger, gate, kill_node):
+def test_a_start_that_no_lock_file_lists(serve, tasks, app, ledger, gate, kill):
     """The lock file is gone at the restart of a killed node: the steward finds what it held all the same."""
     result = tasks.hold.delay(str(ledger), "t", str(gate))
     node = serve()
     node.wait(ledger.lines, "the task runs")
-    kill_node(node)
+    kill(node)
     gate.touch()
     (app.broker.node_directory() / f"{node.name}.lock").unlink()
     serve(name=node.name)
@@ -170,3 +157,21 @@ def test_a_finalizer_that_hangs_holds_a_slot_for_seconds_not_for_good(serve, tas
     (killed,) = node.wait_event("child-killed", timeout=20)
     assert "it hung for 10 s in what its tasks had left, last hang_in_gc" in killed["cause"]
     assert tasks.note.delay(str(ledger), "after").get(10) == "after"
+
+
+def test_a_stop_whose_template_stands_still(serve):
+    """A frozen template tells of no death: the node ends all the same, soon after its grace."""
+    node = serve(graceful_timeout="200ms").wait_up()
+    os.kill(node.child_of("template"), signal.SIGSTOP)
+    assert node.stop(timeout=6) == ExitCode.FORCED_STOP
+
+
+def test_a_template_lost_after_the_app_has_moved(serve, place, monkeypatch):
+    """The code on disk names another broker when the template dies: the node gives up in words."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (place / "reloaded.py").write_text(CODE)
+    node = serve("reloaded:app").wait_up()
+    (place / "reloaded.py").write_text(CODE.replace('os.environ["TEST_BROKER"]', '"sqlite:///moved.db"'))
+    os.kill(node.child_of("template"), signal.SIGKILL)
+    assert node.wait_end() == ExitCode.BROKER_UNUSABLE
+    assert "giving up: it moves the app to" in node.text()
