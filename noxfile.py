@@ -93,6 +93,8 @@ def coverage(session: nox.Session) -> None:
 
 
 CHAOS = ("storm", "soft_delivery", "hard_limit", "memory_hog")
+SERVER_STORMS = (("--nodes", "1", "--fsync", "always"), ("--nodes", "2", "--fsync", "everysec"))
+SKIPPED = 77  # stress.cluster, without root or ip
 
 
 @nox.session
@@ -101,6 +103,9 @@ def stress_small(session: nox.Session) -> None:
     session.install("-e", ".[test]")
     for scenario in CHAOS:
         session.run("python", "-m", "stress.chaos", scenario, "--small")
+    for options in SERVER_STORMS:
+        session.run("python", "-m", "stress.chaos", "storm", "--small", "--broker", "redis", *options)
+    session.run("python", "-m", "stress.cluster", "--small", success_codes=[0, SKIPPED])
     session.run("python", "-m", "stress.bench", "run", "--small", *session.posargs)
 
 
@@ -111,6 +116,9 @@ def stress_full(session: nox.Session) -> None:
     session.install("-e", ".[test]")
     for scenario in CHAOS:
         session.run("python", "-m", "stress.chaos", scenario, "--full")
+    for options in SERVER_STORMS:
+        session.run("python", "-m", "stress.chaos", "storm", "--full", "--broker", "redis", *options)
+    session.run("python", "-m", "stress.cluster", "--full", success_codes=[0, SKIPPED])
     session.run("python", "-m", "stress.bench", "run", "--full", *session.posargs)
     session.run("python", "-m", "stress.bench", "hygiene", "--full")
 

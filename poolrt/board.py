@@ -39,8 +39,17 @@ _NAME_AT: Final = 32 * 8
 _COMMAND: Final = 48
 _INTERRUPT: Final = 49
 _KILL: Final = 50
+_RECALL_N: Final = 51
+_RECALL_I: Final = 52
+_RECALL_UPTO: Final = 53
+"""Written before ``_RECALL_N``, which is 0 for no mark: see ``Board.mark_recall``."""
+# Cells of the header row.
+_LEASE_UNTIL: Final = 61
+"""Written by the steward: CLOCK_BOOTTIME ns until which the node may start tasks; 0 where there are no leases."""
+_BEAT: Final = 62
+"""Written by the steward: CLOCK_MONOTONIC ns of the last round of its loop."""
 _NEXT_WAKE: Final = 63
-"""A cell of the header row: when the supervisor will look next, CLOCK_MONOTONIC ns."""
+"""Written by the supervisor: when it will look next, CLOCK_MONOTONIC ns."""
 
 
 class Running(NamedTuple):
@@ -78,6 +87,8 @@ class Row(NamedTuple):
     """The delivery it names; see message.Delivery."""
     held: int
     """Deliveries reserved and not settled yet, the running one included."""
+    last_reserve: int
+    """The number of the last reserve it sent, or is about to send."""
     done: int
     failed: int
     generation: int
@@ -150,6 +161,52 @@ class Board:
         """Note why that run's child is about to be killed, in case this supervisor dies before it can tell."""
         self._cells[(slot + 1) * ROW_CELLS + _KILL] = sequence << 8 | kill
 
+    def mark_recall(self, slot: int, n: int, i: int, upto: int) -> None:
+        """Take back what the child in ``slot`` holds after its delivery ``(n, i)`` of reserves up to ``upto``.
+
+        Only while the child is stopped at ``RUN (n, i)`` (protocol.md, rules 7 and 9). A row's ``clear`` removes it."""
+        base = (slot + 1) * ROW_CELLS
+        self._cells[base + _RECALL_N] = 0
+        self._cells[base + _RECALL_I] = i
+        self._cells[base + _RECALL_UPTO] = upto
+        self._cells[base + _RECALL_N] = n
+
+    def recall_mark(self, slot: int) -> tuple[int, int, int]:
+        """The mark of that row as ``(n, i, upto)``; all 0 for none."""
+        base = (slot + 1) * ROW_CELLS
+        return self._cells[base + _RECALL_N], self._cells[base + _RECALL_I], self._cells[base + _RECALL_UPTO]
+
+    def recall_marks(self) -> list[tuple[int, int, int, int, int]]:
+        """Every row's mark, as ``(slot, generation, n, i, upto)``, without those that are being written just now."""
+        marks = []
+        for slot, marked in enumerate(self._cells[ROW_CELLS + _RECALL_N :: ROW_CELLS].tolist()):
+            if marked:
+                base = (slot + 1) * ROW_CELLS
+                generation = self._cells[base + _GENERATION]
+                n, i, upto = self.recall_mark(slot)
+                # Half of one mark and half of another, or of an earlier generation, could take back what runs.
+                if n and n == self._cells[base + _RECALL_N] and generation == self._cells[base + _GENERATION]:
+                    marks.append((slot, generation, n, i, upto))
+        return marks
+
+    def publish_lease(self, until: int) -> None:
+        """Say until when the node may start tasks, CLOCK_BOOTTIME ns; by the steward."""
+        self._cells[_LEASE_UNTIL] = until
+
+    @property
+    def lease_until(self) -> int:
+        """Until when the node may start tasks, CLOCK_BOOTTIME ns; 0 where there are no leases."""
+        return self._cells[_LEASE_UNTIL]
+
+    def publish_beat(self, now: int) -> None:
+        """Say that the steward's loop goes round, CLOCK_MONOTONIC ns; by the steward."""
+        self._cells[_BEAT] = now
+
+    @property
+    def beat(self) -> int:
+        """The last round of the steward's loop, CLOCK_MONOTONIC ns; 0 before the first."""
+        return self._cells[_BEAT]
+
     def publish_next_wake(self, moment: int) -> None:
         """Say when the supervisor looks next (CLOCK_MONOTONIC ns); a child with an earlier deadline pokes it."""
         self._cells[_NEXT_WAKE] = moment
@@ -172,8 +229,8 @@ class Board:
         activity = Activity(state) if state <= max(Activity) else Activity.NONE
         return Row(
             activity, word >> 8, cells[_HARD], cells[_SOFT], cells[_MEMORY], cells[_FDS], cells[_START], cells[_N],
-            cells[_I], cells[_HELD], cells[_DONE], cells[_FAILED], cells[_GENERATION], cells[_PID],
-            task_id.decode("utf-8", "replace"), name.decode("utf-8", "replace"),
+            cells[_I], cells[_HELD], cells[_LAST_RESERVE], cells[_DONE], cells[_FAILED], cells[_GENERATION],
+            cells[_PID], task_id.decode("utf-8", "replace"), name.decode("utf-8", "replace"),
         )  # fmt: skip
 
     def running(self) -> tuple[Running, ...]:
@@ -274,6 +331,25 @@ class RowWriter:
     def order(self) -> int:
         """The supervisor's order for this child; see states.Order."""
         return self._cells[self._base + _COMMAND]
+
+    @property
+    def recalled(self) -> int:
+        """The ``n`` of the present mark, 0 for none: it grows from mark to mark. To be read after the word has moved."""
+        return self._cells[self._base + _RECALL_N]
+
+    @property
+    def recall_mark(self) -> tuple[int, int, int]:
+        """What is taken back, as ``(n, i, upto)``; all 0 for nothing. To be read after the word has moved (rule 9)."""
+        cells, base = self._cells, self._base
+        while True:
+            n, i, upto = cells[base + _RECALL_N], cells[base + _RECALL_I], cells[base + _RECALL_UPTO]
+            if cells[base + _RECALL_N] == n:  # else this child was stopped and marked in the middle of this reading
+                return n, i, upto
+
+    @property
+    def lease_until(self) -> int:
+        """Until when this node may start tasks, CLOCK_BOOTTIME ns; 0 where there are no leases."""
+        return self._cells[_LEASE_UNTIL]
 
     @property
     def next_wake(self) -> int:

@@ -31,7 +31,8 @@ from poolrt.control import ControlClient
 from poolrt.errors import BootFailed, ControlError, ExitCode, NodeNameTaken, PoolrtError, SupervisorNotRunning
 from poolrt.posix.interpreter import environment
 from poolrt.service import complete, template_config
-from poolrt.settings import parse_duration, settings_from
+from poolrt.settings import settings_from
+from poolrt.units import parse_duration
 
 if TYPE_CHECKING:
     from types import TracebackType

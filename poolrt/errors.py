@@ -94,6 +94,11 @@ class BrokerBusy(BrokerError, TimeoutError):
     """The broker did not let us in within its timeout; try again."""
 
 
+class BrokerUnreachable(BrokerError):
+    """The broker's server cannot be reached, or did not answer within the timeout; whether it did what was asked last
+    is not known."""
+
+
 class BrokerFull(BrokerError):
     """No space is left where the broker stores its messages."""
 
@@ -106,8 +111,13 @@ class BrokerCorrupt(BrokerError):
     """The broker's store is damaged or not one of poolrt's."""
 
 
+class BrokerDamaged(BrokerError):
+    """A key of the broker's namespace holds what poolrt did not put there; the rest of the store goes on."""
+
+
 class BrokerIncompatible(BrokerError):
-    """The store was written by a newer poolrt, or lies where it cannot work (a network file system)."""
+    """The store was written by a newer poolrt, lies where it cannot work (a network file system), or its server is
+    too old."""
 
 
 class Fenced(BrokerError):

@@ -4,8 +4,8 @@
                ◀─Ready, Failed, Forked, Exited──
     SUPERVISOR ──Poke (look at your row)────▶ CHILD         one socketpair a child: its lifeline
                ◀─Up, Leaving, BootFailed, Trouble──
-    SUPERVISOR ──Bury, Reclaim──────────────▶ STEWARD       the same lifeline, for the child that is the steward
-               ◀─Up, Settled, Status, Happened──
+    SUPERVISOR ──Bury, Reclaim, Poke────────▶ STEWARD       the same lifeline, for the child that is the steward
+               ◀─Up, Settled, LeaseLost, CancelRun, Recalled, Status, Happened──
 
 SOCK_SEQPACKET keeps frames apart, and end-of-file on either side means that the other process died. A send
 never blocks the supervisor: what does not fit is kept and sent when the socket is writable.
@@ -166,7 +166,7 @@ class Bury(_Notice, frozen=True):
     """Empty for a planned exit; else what ended the child."""
     verdict: str
     """``lost`` (requeue with backoff, or dead), ``failed`` (end it with the cause), ``stopped`` (by our own order: back
-    at its old place, uncounted, unless it must not run twice), or ``none``."""
+    at its old place, uncounted, unless it must not run twice), ``cancelled``, or ``none``."""
     runtime: float = 0.0
     status: int | None = None
     """The child's exit code, or minus the signal that ended it."""
@@ -192,6 +192,34 @@ class Settled(_Notice, frozen=True):
     ticket: int
 
 
+class LeaseLost(_Notice, frozen=True):
+    """The broker refused to renew the node's lease: another node took over what it held, or the store is another."""
+
+    text: str
+
+
+class CancelRun(_Notice, frozen=True):
+    """Somebody wants this delivery cancelled. Repeated each tick until it has ended."""
+
+    slot: int
+    generation: int
+    n: int
+    i: int
+
+
+class Recalled(_Notice, frozen=True):
+    """The mark in the child's row is done, and so many deliveries were put back; only now it may be marked again.
+
+    A mark that replaced one not done yet would leave what that one covers with a child that has given it up.
+    """
+
+    slot: int
+    generation: int
+    upto: int
+    """Names the mark; see ``Board.mark_recall``."""
+    count: int
+
+
 class Status(_Notice, frozen=True):
     """What the broker holds, once a second; also the proof that the steward lives."""
 
@@ -210,7 +238,7 @@ class Happened(_Notice, frozen=True):
 
 Notice = (
     Fork | Ready | Failed | Forked | ForkFailed | Exited | NodeFiles | Poke | Up | Leaving | BootFailed
-    | Trouble | Bury | Reclaim | Settled | Status | Happened
+    | Trouble | Bury | Reclaim | Settled | LeaseLost | CancelRun | Recalled | Status | Happened
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

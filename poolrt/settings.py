@@ -1,8 +1,6 @@
 """The settings table: one row a setting; flags, environment names and the reference page are made from it.
 
-A setting is a field of ``Settings`` whose annotation carries its ``Row``. Durations are seconds inside the
-program and ``60s`` outside; sizes are bytes inside and ``512MiB`` outside (a bare size is refused: Celery's
-``--max-memory-per-child`` is in KiB, and everyone guesses wrong).
+A setting is a field of ``Settings`` whose annotation carries its ``Row``.
 """
 
 from __future__ import annotations
@@ -16,78 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from poolrt.errors import ConfigurationError
-
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
-_DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B|B)", re.IGNORECASE)
-_SIZE_UNITS: Final = {"b": 1} | {
-    unit: factor**power
-    for power, letter in enumerate("kmgt", start=1)
-    for unit, factor in ((f"{letter}b", 1000), (f"{letter}ib", 1024))
-}
-
-
-def parse_duration(value: str | float) -> float:
-    """Seconds in ``value``: ``"60s"``, ``"1m30s"``, ``"250ms"``, or a bare number of seconds.
-
-    Raises:
-        ConfigurationError: it is not a duration, or is negative.
-    """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
-    else:
-        text = str(value).strip().lower()
-        parts = _DURATION.findall(text)
-        if not parts or "".join(number + unit for number, unit in parts) != text:
-            raise ConfigurationError(f"{value!r} is not a duration; write for example 60s, 250ms or 1h30m")
-        seconds = sum(float(number) * _DURATION_UNITS[unit or None] for number, unit in parts)
-    if not 0 <= seconds < float("inf"):
-        raise ConfigurationError(f"{value!r} is not a duration: it must be zero or more and finite")
-    return seconds
-
-
-def parse_size(value: str | int) -> int:
-    """Bytes in ``value``: ``"512MiB"``, ``"2GB"``, or a bare 0.
-
-    Raises:
-        ConfigurationError: it is not a size, or has no unit.
-    """
-    if str(value).strip() == "0":
-        return 0  # nothing is nothing in every unit
-    match = _SIZE.fullmatch(str(value).strip())
-    if match is None:
-        hint = f"; write {value}MiB or {value}B" if str(value).strip().isdigit() else "; write for example 512MiB"
-        raise ConfigurationError(f"{value!r} is not a size with a unit{hint}")
-    size = float(match[1]) * _SIZE_UNITS[match[2].lower()]
-    if size >= _TOO_LARGE:
-        raise ConfigurationError(f"{value!r} is larger than any machine's memory")
-    return int(size)
-
-
-def format_duration(seconds: float) -> str:
-    """``seconds`` as people write it: ``90.0`` is ``1m30s``."""
-    if seconds < 1:
-        return f"{seconds * 1000:g}ms" if seconds else "0s"
-    text = ""
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        count = int(seconds // length)
-        if count:
-            text += f"{count}{unit}"
-            seconds -= count * length
-    return text + f"{seconds:g}s" if seconds or not text else text
-
-
-def format_size(size: int) -> str:
-    """``size`` bytes as people write it, in binary units."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
-_TOO_LARGE: Final = 2.0**60
+from poolrt.units import format_duration, format_size, parse_duration, parse_size
 
 
 class Kind(enum.Enum):
@@ -144,11 +71,12 @@ _PARSERS: Final[Mapping[Kind, Callable[[Any], Any]]] = {
     Kind.BURST: parse_burst,
 }
 
-_APP, _POOL, _HYGIENE, _LIMITS, _SHUTDOWN, _LOGS = (
+_APP, _POOL, _HYGIENE, _LIMITS, _LEASE, _SHUTDOWN, _LOGS = (
     "App",
     "Pool",
     "Hygiene",
     "Limits",
+    "Lease",
     "Shutdown",
     "Logs",
 )
@@ -167,6 +95,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             _POOL, "How many children pull tasks; 0: as many as processors this node may use.", Kind.COUNT, "N", ("-c",)
         ),
     ] = 0
+    queues: Annotated[
+        str,
+        Row(
+            _POOL,
+            "Comma-separated names of the queues whose tasks this node runs; empty: all of them.",
+            Kind.TEXT,
+            "NAMES",
+            ("-Q",),
+        ),
+    ] = ""
     max_tasks_per_child: Annotated[
         int,
         Row(_HYGIENE, "Recycle a child after this many tasks; 0: never.", Kind.COUNT, "N"),
@@ -270,6 +208,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "COUNT/DURATION",
         ),
     ] = Burst(6, 45.0)
+    lease: Annotated[
+        float,
+        Row(
+            _LEASE,
+            "How long this node may be silent before others take back what it holds, where the broker is on a server; "
+            "it stops starting tasks after two thirds of it.",
+            Kind.DURATION,
+            "DURATION",
+            at_least=0.5,
+        ),
+    ] = 15.0
+    on_lease_lost: Annotated[
+        str,
+        Row(
+            _LEASE,
+            "What to do with running tasks when the lease cannot be renewed in time: stop them, so that no other node "
+            "runs them at the same time, or keep them running until a renewal is refused.",
+            Kind.CHOICE,
+            choices=("stop", "keep"),
+        ),
+    ] = "stop"
     graceful_timeout: Annotated[
         float,
         Row(

@@ -145,6 +145,8 @@ class Kill(enum.IntEnum):
     """Its child is above its memory limit."""
     STOPPED = 3
     """For another reason of ours: the node stops, or the child has to go. No count against the task."""
+    CANCELLED = 4
+    """Somebody cancelled it while it ran."""
 
 
 class ImpossibleMove(AssertionError):

@@ -1,4 +1,4 @@
-"""What every test gets: proof that it left nothing, and a short folder to run a node in.
+"""What every test gets: proof that it left nothing, a short folder to run a node in, and servers to ask for.
 
 The library's promise is that nothing lingers, so its tests are held to it: no process, fd, thread or temp file
 outlives the test that made it. What a module or session fixture made before the test is not the test's.
@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests import servers
+from tests.certificates import Certificates
+from tests.topologies import Cluster
 
 PATIENCE = 2.0  # seconds that an exit may take to be seen; nothing waits when nothing is left
 POLL = 0.01
@@ -62,6 +66,8 @@ def private_tmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="prt-", dir="/tmp" if os.path.isdir("/tmp") else None))
     patch.setenv("TMPDIR", str(folder))
     patch.setattr(tempfile, "tempdir", str(folder))
+    patch.setenv("XDG_STATE_HOME", str(folder / "state"))  # the nodes of a server's store keep their locks there
+    (folder / "state").mkdir()
     patch.setenv(MARK_NAME, MARK)
     yield folder
     patch.undo()
@@ -91,6 +97,44 @@ def node_dir(private_tmp: Path) -> Iterator[Path]:
     """A folder for a node's lock, board, socket and database; its path is short enough for a socket (108 bytes)."""
     folder = Path(tempfile.mkdtemp(prefix="n-", dir=private_tmp))
     yield folder
+    shutil.rmtree(folder)
+
+
+# ---- Redis or Valkey: fixtures of the session are made before a test is watched, so it is not blamed for them
+
+
+@pytest.fixture(scope="session")
+def redis_server(private_tmp: Path) -> Iterator[servers.Server]:
+    """The server that tests share, each in a namespace of its own (``redis_url``); nobody stops it or sets it up."""
+    with servers.servers(private_tmp) as made:
+        yield made.server()
+
+
+@pytest.fixture
+def redis_url(redis_server: servers.Server) -> str:
+    """A namespace of this test alone on the shared server."""
+    return redis_server.url(namespace=f"t-{uuid.uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(private_tmp: Path) -> Iterator[Cluster]:
+    """The Cluster that tests share: three masters, all alive. A test moves the slot of its own namespace only."""
+    with servers.servers(private_tmp) as made:
+        yield made.cluster()
+
+
+@pytest.fixture
+def own_servers(private_tmp: Path) -> Iterator[servers.Servers]:
+    """Servers of this test alone, to kill, stop and set up: ``own_servers.server(maxmemory="2mb")``."""
+    with servers.servers(private_tmp) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def certificates(private_tmp: Path) -> Iterator[Certificates]:
+    """An authority and what it has signed."""
+    folder = Path(tempfile.mkdtemp(prefix="c-", dir=private_tmp))
+    yield Certificates(folder)
     shutil.rmtree(folder)
 
 

@@ -14,7 +14,7 @@ from poolrt.brokers.base import Broker
 from poolrt.brokers.urls import broker_from_url
 from poolrt.errors import ConfigurationError, DuplicateTask
 from poolrt.script import SCRIPT_MODULE
-from poolrt.settings import parse_duration
+from poolrt.units import parse_duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,9 +79,10 @@ class App:
     ) -> None:
         self.name = name
         self.broker: Broker = broker_from_url(broker)
-        if backend is not None and broker_from_url(backend).url != self.broker.url:
+        results = self.broker if backend is None else broker_from_url(backend)
+        if results.url != self.broker.url:
             raise ConfigurationError(
-                f"backend={backend!r}: results are kept in the broker's own store; leave backend out"
+                f"backend={results.url!r}: results are kept in the broker's own store; leave backend out"
             )
         self.result_ttl = parse_duration(result_ttl)
         self.tasks: dict[str, Task[Any, Any]] = {}
@@ -97,8 +98,11 @@ class App:
         return f"<App {self.name} broker={self.broker.url} tasks={len(self.tasks)}>"
 
     def __getstate__(self) -> dict[str, object]:
-        """An app by value: everything but the broker's connection, which is opened again from its URL."""
-        return {**self.__dict__, "broker": self.broker.url}
+        """An app by value: everything but the broker's connection, which is opened again from its URL.
+
+        That may hold a password: an app by value goes to this user's own processes, through unlinked files, only.
+        """
+        return {**self.__dict__, "broker": self.broker.secret_url}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The app of ``__getstate__``, with a broker of its own."""

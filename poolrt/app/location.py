@@ -18,6 +18,7 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import msgspec
 
@@ -44,14 +45,24 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
     module: str = ""
     """The name of a module started with ``python -m``, by which its tasks are named."""
     broker: str = ""
-    """The broker of the program's app: the pool serves that one, wherever the app found makes its own."""
+    """The broker of the program's app: the pool serves that one, wherever the app found makes its own. May hold a
+    password."""
     value: bytes = b""
+    """The app, pickled; may hold a password too."""
     path: tuple[str, ...] = ()
     """``sys.path`` for the fresh interpreter; empty keeps its own, with the current folder first."""
     argv: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.target}:{self.attribute}" if self.attribute else self.target
+
+    def __repr__(self) -> str:
+        """For bug reports; without the broker and the value, which may hold a password."""
+        return f"<Location {self.kind} {self}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """The same for rich, which shows locals in tracebacks."""
+        return [("kind", self.kind), ("target", str(self))]
 
 
 def parse_app_argument(text: str) -> Location:
@@ -81,7 +92,7 @@ def locate(app: App | str) -> Location:
         return msgspec.structs.replace(parse_app_argument(app), path=tuple(sys.path))
     module = sys.modules.get(app.defined_in)
     attribute = _attribute_of(module, app)
-    path, argv, broker = tuple(sys.path), tuple(sys.argv), app.broker.url
+    path, argv, broker = tuple(sys.path), tuple(sys.argv), app.broker.secret_url
     if module is not None and attribute:
         if app.defined_in != "__main__":
             return Location(
@@ -169,7 +180,7 @@ def _load_script(location: Location, go_on: Callable[[Find], object] | None) -> 
 def _checked(found: object, location: Location) -> App:
     if not isinstance(found, App):
         raise AppNotFound(f"{location} is a {type(found).__name__}, not a poolrt.App")
-    if location.broker and found.broker.url != location.broker:
+    if location.broker and found.broker.secret_url != location.broker:
         found.broker = broker_from_url(location.broker)  # its path was computed, or the program had changed its folder
     return found
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+from poolrt.app.cancelled import cancelled
 from poolrt.codec import decode
 from poolrt.errors import (
     DecodingError,
@@ -18,16 +18,7 @@ from poolrt.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from poolrt.message import (
-    Delivery,
-    ErrorInfo,
-    Message,
-    Outcome,
-    Record,
-    decode_message,
-    decode_record,
-    encode_record,
-)
+from poolrt.message import Record, decode_record
 from poolrt.states import FINAL, TaskState
 
 if TYPE_CHECKING:
@@ -43,6 +34,8 @@ _BY_STATE: dict[TaskState, type[TaskFailed]] = {
 _BY_CAUSE: dict[str, type[TaskFailed]] = {
     kind.__name__: kind for kind in (WorkerLost, TimeLimitExceeded, MemoryLimitExceeded)
 }
+_TRIES: Final = 10
+"""How often ``cancel`` follows a message that changes hands just then."""
 
 
 class AsyncResult(Generic[R]):
@@ -132,12 +125,20 @@ class AsyncResult(Generic[R]):
         return self._value()
 
     def cancel(self) -> bool:
-        """Keep a task that waits from starting: it ends as cancelled at once, and ``get`` raises TaskCancelled.
+        """Keep a task that waits from starting, or end it while it runs; ``get`` then raises TaskCancelled.
 
-        True if it was waiting, queued or delayed, also for its next attempt. False, and it goes on, if a worker has
-        it already: running tasks cannot be cancelled yet. False too if it has ended or is unknown.
+        True if it waits, queued or delayed, also for its next attempt: it has ended as cancelled at once. True as well
+        if a worker has it: that node is told, and kills the child that runs it (nothing in the task is told, and what
+        it had started is ended with it). If it ends before that, its result stands; ``state`` tells. False if it has
+        ended or is unknown.
         """
-        return self._broker.cancel(self.id, _cancelled)
+        for _ in range(_TRIES):
+            if self._broker.cancel(self.id, cancelled) or self._broker.cancel_held(self.id):
+                return True
+            found = self._broker.find(self.id)
+            if found is None or found.state in FINAL:
+                break
+        return False
 
     def forget(self) -> bool:
         """Delete the record of the ended task; whether there was one."""
@@ -170,29 +171,3 @@ class AsyncResult(Generic[R]):
         kind = _BY_CAUSE.get(info.type) or _BY_STATE.get(record.state, TaskFailed)
         text = f"{record.task}#{self.id} {record.state}: {info.type}: {info.text}"
         return kind(text, task_id=self.id, cause=info.type, traceback=info.traceback)
-
-
-def _cancelled(delivery: Delivery) -> Outcome:
-    """The end of a message that is cancelled while it waits."""
-    try:
-        message = decode_message(delivery.envelope)
-    except DecodingError:  # one that nobody can read may be cancelled too
-        message = Message(delivery.task_id, "", b"")
-    now = time.time()
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now))
-    record = Record(
-        TaskState.CANCELLED, message.task, now, attempt=message.attempt, lost=delivery.lost, envelope=delivery.envelope,
-        error=ErrorInfo("Cancelled", f"cancelled at {when} UTC: {_history(delivery, message)}"),
-    )  # fmt: skip
-    return Outcome(delivery, TaskState.CANCELLED, encode_record(record), message.ttl)
-
-
-def _history(delivery: Delivery, message: Message) -> str:
-    """Whether a message that waits has ever started, as far as anybody knows."""
-    if delivery.lost:
-        return f"it had started; deliveries lost: {delivery.lost}"
-    if delivery.suspect:
-        return "a node that died had held it, and may have started it"
-    if message.attempt > 1:
-        return f"attempt {message.attempt - 1} had failed, the next had not started"
-    return "it had not started"

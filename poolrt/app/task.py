@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
@@ -19,7 +19,7 @@ from poolrt.codec import PICKLE, encode_arguments, pickle
 from poolrt.errors import ConfigurationError, MemoryLimitExceeded, SoftTimeLimitExceeded, TimeLimitExceeded
 from poolrt.message import HIGHEST_PRIORITY, LOWEST_PRIORITY, MAX_ID_BYTES, Enqueue, Message, new_task_id
 from poolrt.script import main_script
-from poolrt.settings import format_duration, parse_duration, parse_size
+from poolrt.units import format_duration, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from poolrt.app.app import App
@@ -263,14 +263,19 @@ class Task(Generic[P, R]):
         results: list[AsyncResult[R]] = []
         broker, ignored = self.app.broker, self.options.ignore_result
         remaining = iter(calls)
-        while chunk := list(islice(remaining, _CHUNK)):
-            try:
-                items = [Enqueue.of(self._message(args, {})) for args in chunk]
-                broker.enqueue(items)
-            except Exception as error:
-                error.add_note(f"{len(results)} calls of this enqueue_many were enqueued before")
-                raise
-            results.extend(AsyncResult(item.id, broker, ignored=ignored) for item in items)
+
+        def batches() -> Iterator[list[Enqueue]]:
+            while chunk := list(islice(remaining, _CHUNK)):
+                yield [Enqueue.of(self._message(args, {})) for args in chunk]
+
+        def stored(batch: Sequence[Enqueue]) -> None:
+            results.extend(AsyncResult(item.id, broker, ignored=ignored) for item in batch)
+
+        try:
+            broker.enqueue_batches(batches(), stored)
+        except Exception as error:
+            error.add_note(f"{len(results)} calls of this enqueue_many were enqueued before")
+            raise
         return results
 
     def _message(

@@ -2,7 +2,7 @@
 
     producer   enqueue ─▶ QUEUED or DELAYED ──reserve──▶ RESERVED by an owner ──settle──▶ a Record, or nothing
                           │     ▲   └──promote──▶ QUEUED      │ release: back at its old place
-           cancel ◀───────┘     └──────── bury, rescue ◀──────┘ the owner died
+           cancel ◀───────┘     └─── bury, rescue, recall ◀───┘ the owner died, or runs long
 
 What every broker promises, and tests/brokers/ checks on each (protocol.md gives the failure behind each rule):
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
 from poolrt.states import TaskState
@@ -68,6 +68,49 @@ class Depth(NamedTuple):
     oldest: float | None
 
 
+class QueueDepth(NamedTuple):
+    """One queue, as an operator sees it."""
+
+    name: str
+    queued: int
+    paused: bool
+    """Whether its messages wait until somebody unpauses it."""
+    oldest: float | None
+    """Age of its oldest queued message in seconds, None when there is none."""
+
+
+class Doorbell(Protocol):
+    """Rings when a steward should look now: a delayed message is due earlier, or a held one is to be cancelled.
+
+    A ring is a hint and may be lost: the steward's tick looks anyway.
+    """
+
+    def fileno(self) -> int:
+        """What to poll for reading; it may be another number after ``answer``."""
+
+    def answer(self) -> None:
+        """Take the rings that wait; never blocks for longer than the broker's timeout, never raises BrokerError."""
+
+    def close(self) -> None:
+        """Listen no more."""
+
+
+class WakeSource(Protocol):
+    """Where one idle child waits for work on the broker itself, beside its lifeline. Its own connection."""
+
+    def arm(self) -> int:
+        """Ask to be woken, unless that is asked already; what to poll for reading from now on. Raises BrokerError."""
+
+    def take(self) -> bool:
+        """Read what came; whether there may be work. False: the wait ended by itself, arm again. Raises BrokerError."""
+
+    def is_silent(self) -> bool:
+        """Whether an answer is overdue: the connection looks alive and carries nothing (the fetch watchdog)."""
+
+    def close(self) -> None:
+        """Drop the connection; ``arm`` opens it again."""
+
+
 class Broker(abc.ABC):
     """One store of messages and their records."""
 
@@ -75,6 +118,16 @@ class Broker(abc.ABC):
     """As given, without secrets; absolute for SQLite."""
     trusted: bool
     """Whether only this user can write to it, so that cloudpickle may be read from it."""
+    leases: bool = False
+    """Whether its nodes hold leases, renewed by ``renew``; else a node's lock alone says whether it lives."""
+    pipelined: bool = False
+    """Whether ``submit`` returns before the broker has done it, so that submitting early hides the round trip."""
+
+    @property
+    def secret_url(self) -> str:
+        """What another process of this user needs to open the same broker: may hold a password. Never shown, and never
+        in an argument, an environment or a log."""
+        return self.url
 
     # ---- producers
 
@@ -83,6 +136,15 @@ class Broker(abc.ABC):
         """Store all of ``items`` or none; for each, whether it was new (an id that is known is not stored again).
 
         Wakes an idle child when something is queued."""
+
+    def enqueue_batches(
+        self, batches: Iterable[Sequence[Enqueue]], stored: Callable[[Sequence[Enqueue]], None]
+    ) -> None:
+        """``enqueue`` of each batch, in order; ``stored`` is called with each once it is. A batch may be asked for
+        before the one before it is stored; after an error only batches that were not told are in doubt."""
+        for batch in batches:
+            self.enqueue(batch)
+            stored(batch)
 
     @abc.abstractmethod
     def find(self, task_id: str) -> Found | None:
@@ -101,6 +163,11 @@ class Broker(abc.ABC):
         ``outcome_of`` is poolrt's own and only computes: it may be called again, or in vain, if others are faster."""
 
     @abc.abstractmethod
+    def cancel_held(self, task_id: str) -> bool:
+        """Leave word that the message of this id is to be cancelled by the node that holds it, and ring that node's
+        steward; False, and no word is left, if nobody holds it. The word goes when the delivery ends or is put back."""
+
+    @abc.abstractmethod
     def forget(self, task_id: str) -> bool:
         """Delete the record of a task that ended; whether there was one."""
 
@@ -110,6 +177,10 @@ class Broker(abc.ABC):
     def node_directory(self) -> Path:
         """Where each node of this broker keeps ``<node>.lock``, ``<node>.board`` and the datagram socket
         ``<node>.wake`` on which its idle children wait. Created, mode 0700."""
+
+    @abc.abstractmethod
+    def doorbell(self, node: str) -> Doorbell:
+        """The bell of this node's steward."""
 
     @abc.abstractmethod
     def join(self, incarnation: str, node: str) -> None:
@@ -125,6 +196,21 @@ class Broker(abc.ABC):
         """``(incarnation, node)`` of every registered start of any node."""
 
     @abc.abstractmethod
+    def renew(self, incarnation: str) -> dict[str, int]:
+        """Move the beat of this start on by one, and read the beats of all registered starts, its own included. Raises
+        Fenced for a start that left, was rescued or never joined: nothing creates it anew (protocol.md, rule 2)."""
+
+    @abc.abstractmethod
+    def to_cancel(self, incarnation: str) -> list[tuple[Owner, Delivery]]:
+        """What is held under the incarnation and is to be cancelled; told until it has ended or was put back."""
+
+    @abc.abstractmethod
+    def recall(self, owner: Owner, after: tuple[int, int], upto: int) -> int:
+        """Requeue, uncounted and at their old place, what ``owner`` holds of reserves up to ``upto`` and would run
+        after the delivery ``(n, i)`` that ``after`` names; no reserve up to ``upto`` gives it anything any more, also
+        one that is still on its way. How many were requeued; 0 for an owner that is gone. (protocol.md, rules 7, 8)"""
+
+    @abc.abstractmethod
     def running(self, owner: Owner, n: int, i: int) -> Delivery | None:
         """The delivery ``(n, i)`` if ``owner`` still holds it: what its board row says it was running."""
 
@@ -134,9 +220,13 @@ class Broker(abc.ABC):
         and requeue everything else it held, uncounted and at its old place. Idempotent."""
 
     @abc.abstractmethod
-    def rescue(self, incarnation: str, verdicts: Iterable[Outcome | Requeue], *, suspect: bool) -> Buried:
+    def rescue(
+        self, incarnation: str, verdicts: Iterable[Outcome | Requeue], *, suspect: bool, beat: int | None = None
+    ) -> Buried:
         """``leave`` for a node that died: the verdicts take effect first; what else was held is requeued,
-        marked suspect (delivered alone from now on) where ``suspect`` says that nobody saw what ran."""
+        marked suspect (delivered alone from now on) where ``suspect`` says that nobody saw what ran.
+
+        With ``beat`` only if that is still the beat of the incarnation, in the same atomic step; else nothing."""
 
     @abc.abstractmethod
     def promote(self) -> float | None:
@@ -155,14 +245,38 @@ class Broker(abc.ABC):
     # ---- children
 
     @abc.abstractmethod
-    def attach(self, owner: Owner) -> None:
-        """Become the connection of ``owner``; raises Fenced if it is barred or its incarnation never joined."""
+    def attach(self, owner: Owner, queues: Collection[str] = ()) -> None:
+        """Become the connection of ``owner``, which reserves from these queues (none: from all); raises Fenced if it is
+        barred or its incarnation never joined."""
 
     @abc.abstractmethod
-    def settle(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> Settled:
+    def submit(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> None:
         """End deliveries and reserve up to ``reserve`` more under reserve number ``n``: one round trip, one
-        transaction. A suspect is only ever reserved alone, and only when nothing else is held (``outcomes``
-        settle everything the owner held). Tasks named in ``without`` are left to other nodes."""
+        transaction; ``answer`` says what it did. A suspect is only ever reserved alone, and only when nothing else is
+        held (``outcomes`` settle everything the owner held). Tasks named in ``without`` are left to other nodes.
+
+        Raises BrokerError: it is unknown whether anything of it, or of what was not answered before, was done."""
+
+    @abc.abstractmethod
+    def answer(self) -> Settled:
+        """What the oldest submit without an answer did; waits for it at most ``timeout``.
+
+        Raises Fenced; or BrokerError: then what became of it and of all later submits is unknown, none of them will be
+        answered any more, and ``resume`` tells what is still held."""
+
+    def settle(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> Settled:
+        """``submit`` and its ``answer``; nothing else may be unanswered."""
+        self.submit(outcomes, reserve, n, without=without)
+        return self.answer()
+
+    @abc.abstractmethod
+    def resume(self) -> list[tuple[int, int]]:
+        """After a BrokerError of ``submit`` or ``answer``, on a connection that works: bar whatever older connections
+        of this owner may still bring (protocol.md, rule 3), and say which deliveries ``(n, i)`` it holds; or Fenced."""
+
+    def wake_source(self) -> WakeSource | None:
+        """Where this child waits when it is idle; None where the node's datagram socket is the place."""
+        return None
 
     @abc.abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> int:
@@ -173,6 +287,31 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     def depth(self) -> Depth:
         """Counts and the age of the oldest queued message."""
+
+    @abc.abstractmethod
+    def queues(self) -> list[QueueDepth]:
+        """Every queue that holds messages or is paused, by name."""
+
+    @abc.abstractmethod
+    def pause(self, queue: str) -> None:
+        """Give out no message of this queue until ``unpause``; what is held goes on. Safe to call again."""
+
+    @abc.abstractmethod
+    def unpause(self, queue: str) -> None:
+        """End a pause, and wake an idle child if messages wait. Safe to call again."""
+
+    @abc.abstractmethod
+    def empty(self, queue: str, limit: int = 10_000) -> int:
+        """Delete up to ``limit`` queued messages of a queue without a record, the first to run first; how many."""
+
+    @abc.abstractmethod
+    def move(self, queue: str, to: str, limit: int = 10_000) -> int:
+        """Put up to ``limit`` queued messages, the first to run first, into another queue, in their order and with
+        their priority; how many."""
+
+    @abc.abstractmethod
+    def peek(self, queue: str, limit: int = 100) -> list[Found]:
+        """The queued messages that are to run first, in that order; nothing is reserved."""
 
     @abc.abstractmethod
     def ended(self, state: TaskState, limit: int = 100) -> list[Found]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Final, Literal, cast
 from urllib.parse import parse_qsl
 
 from poolrt.brokers.base import Broker
 from poolrt.errors import ConfigurationError
-from poolrt.settings import parse_duration
+from poolrt.units import parse_duration
+
+_REDIS: Final = frozenset(
+    {
+        "unix",
+        *("redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"),
+        *("valkey", "valkeys", "valkey+sentinel", "valkeys+sentinel", "valkey+cluster", "valkeys+cluster"),
+    }
+)
+"""As poolrt.brokers.redis.address reads them; that package loads redis-py (117 ms)."""
 
 
 def broker_from_url(url: str) -> Broker:
@@ -19,8 +28,12 @@ def broker_from_url(url: str) -> Broker:
     scheme, separator, _ = url.partition("://")
     if separator and scheme == "sqlite":
         return _sqlite(url)
-    shown = f"{scheme}://…" if separator else repr(url)
-    raise ConfigurationError(f"no broker for {shown}; write for example sqlite:///poolrt.db")
+    if separator and scheme in _REDIS:
+        from poolrt.brokers.redis import RedisBroker
+
+        return RedisBroker(url)
+    shown = f"{scheme}://…" if separator else repr(url.rpartition("@")[2])  # what stands before it may be a password
+    raise ConfigurationError(f"no broker for {shown}; write for example sqlite:///poolrt.db or redis://host:6379/0")
 
 
 def _sqlite(url: str) -> Broker:

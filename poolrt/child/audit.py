@@ -21,8 +21,8 @@ from poolrt.posix.memory import release_free_memory
 from poolrt.posix.processes import dead_children
 from poolrt.posix.reaping import reap_one
 from poolrt.posix.signals import reserved_handlers
-from poolrt.settings import format_size
 from poolrt.states import Activity
+from poolrt.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

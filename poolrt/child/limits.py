@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from poolrt.message import ENDLESS, Message
-from poolrt.settings import format_duration, format_size
+from poolrt.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from poolrt.posix.memory import ResidentSize

@@ -1,35 +1,36 @@
 """The child's loop: reserve, run, settle; in batches that stay short, and with what is finished settled soon.
 
-    broker ──settle(outcomes, reserve=n)──▶ held: deque of Executions ──run──▶ outcomes
-      ▲                                                                          │ at most 2 ms old,
-      └──────────────────────────────────────────────────────────────────────────┘ or the batch is empty
+    broker ──settler.receive()──▶ held: deque of Executions ──run──▶ settler.add(outcome)
+      ▲                                                                │ at most 2 ms old, or the batch is empty,
+      └───────────── settler.send(room): outcomes, next reserve ───────┘ or, if that hides the round trip, half empty
 
-Orders come through the board row, and are looked at between two tasks. The loop never starts a task after it
-was told to retire, and puts back everything it holds before it leaves.
+Orders, recalls and the lease come through the board row, and are looked at between two tasks. The loop never starts a
+task after it was told to retire, after it was recalled, or past the lease, and puts back everything it holds before it
+leaves.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from poolrt.brokers.base import Settled
-from poolrt.errors import BrokerCorrupt, BrokerError, Fenced
+from poolrt.child.settler import Settler
+from poolrt.errors import BrokerError
+from poolrt.events import EventKind
 from poolrt.message import Outcome
-from poolrt.notice import Leaving, Trouble
+from poolrt.notice import Leaving, Poke
+from poolrt.posix.boot import boottime_ns
 from poolrt.states import Activity, Order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from poolrt.board import RowWriter
-    from poolrt.brokers.base import Broker
+    from poolrt.brokers.base import Broker, WakeSource
     from poolrt.child.audit import Audit
-    from poolrt.child.executor import Execution, Executor
+    from poolrt.child.executor import Execution, Executor, Tell
     from poolrt.child.lifeline import Lifeline
+    from poolrt.child.settler import Answer
     from poolrt.message import Delivery
 
 log = logging.getLogger("poolrt.child")
@@ -40,8 +41,19 @@ BATCH_SECONDS = 0.02
 """How much expected work a child may hold."""
 MAX_BATCH = 64
 """Measured: the cost of a transaction is spread well enough at 64, and a crash puts few back."""
+_AHEAD_SECONDS = BATCH_SECONDS / 4
+"""The next batch is reserved while so much expected work is left: longer than a round trip, and what is reserved waits
+no longer than that."""
 _OFFER_EVERY = 0.2
 """Seconds between two tries to put back what a broker in trouble does not take."""
+_LEASE_EVERY = 0.2
+"""Seconds between two looks at a lease that has run out."""
+_LOOK_EVERY = 5.0
+"""Seconds after which an idle child looks at the queue though no wake-up came: one may be lost."""
+_SURELY_ANNOUNCED = 1.0
+"""Seconds after which work that an idle child finds by itself should have been announced."""
+_RECALL_NS = 100_000_000
+"""The supervisor has to look that soon at a child that holds more than it runs; see supervisor.judge."""
 GROWTH = 4
 """A new child is at a batch of 16 in its third reserve: with ten tasks a child, each reserve is a fifth of its life."""
 
@@ -95,29 +107,42 @@ class Pace:
         self._last = tasks[:kept]
         return kept
 
+    def cut_short(self, count: int) -> None:
+        """The last ``count`` that were kept will not be run here: they say nothing of how many to ask for."""
+        if count:
+            self._last = self._last[:-count]
+            self._was_full = False
+
 
 class Loop:
     """One child's work until it leaves.
 
-    Invariant: everything reserved is in ``_held``, in ``_outcomes``, or is being run.
+    Invariant: everything reserved is in ``_held``, is an outcome in ``_settler``, is being run, or may come with the
+    answer to a submit.
     """
 
     def __init__(
-        self, broker: Broker, executor: Executor, audit: Audit, row: RowWriter, lifeline: Lifeline, max_tasks: int
-    ) -> None:
-        self._broker = broker
+        self, broker: Broker, executor: Executor, audit: Audit, row: RowWriter, lifeline: Lifeline, max_tasks: int,
+        tell: Tell,
+    ) -> None:  # fmt: skip
         self._executor = executor
         self._audit = audit
-        audit.settle_first = self._settle_finished
+        audit.settle_first = self._settle_all
         self._row = row
         self._lifeline = lifeline
         self._max_tasks = max_tasks
+        self._tell = tell
         self._pace = Pace()
         self._held: deque[Execution] = deque()
-        self._outcomes: list[Outcome] = []
-        self._oldest = 0
-        self._reserves = 0
+        self._settler = Settler(broker, row, lifeline, self._held, executor.avoided)
+        self._source: WakeSource | None = broker.wake_source()
+        self._leases = broker.leases
+        self._mark = row.recalled
+        self._ahead_at = 0
+        """The next batch is reserved once no more than so many are held."""
         self._woken = False
+        self._unannounced = False
+        """It looks at the queue though nobody said that there is work."""
         self._leave_for = ""
         self._culprit = ""
 
@@ -127,64 +152,18 @@ class Loop:
         Raises:
             Fenced: the broker does not know this child any more; what it held is someone else's.
         """
-        while not (reason := self._reason_to_leave()):
-            if self._row.order == Order.STANDBY:
+        row, held = self._row, self._held
+        while not (reason := self._reason_to_leave(order := row.order)):
+            if order and order == Order.STANDBY:
                 self._stand_by()
-            elif not self._held:
-                self._commit(self._room())
-                if not self._held and not self._outcomes:
-                    self._idle()
-            else:
+            elif not held:
+                self._refill()
+            elif self._may_start():
                 self._run_next()
         self._leave(reason)
 
-    def _run_next(self) -> None:
-        """Run one of what is held, and look at what it left."""
-        execution = self._held.popleft()
-        if self._outcomes and self._is_late(execution):
-            self._commit(0)
-        if execution.memory_limit and self._row.done and self._executor.limits.has_outgrown(execution.memory_limit):
-            self._held.appendleft(execution)
-            self._leave_for = f"memory of earlier tasks: too much for the memory_limit of {execution.message.task}"
-            return
-        outcome = self._executor.run(execution)
-        if outcome is None:  # interrupted, because the node stops
-            self._held.appendleft(execution)
-            return
-        task = execution.message.task
-        self._pace.learn(task, self._executor.runtime)
-        self._collect(outcome)
-        finding = self._audit.after(task)
-        if finding is not None:
-            self._leave_for, self._culprit = finding.reason, finding.task
-        elif self._executor.tainted:
-            self._culprit = task
-
-    def _settle_finished(self) -> None:
-        if self._outcomes:
-            self._commit(0)
-
-    def _stand_by(self) -> None:
-        """Hold nothing and take nothing until there is another order: a standby's beginning, or a quiet node.
-
-        What the broker refuses to take back is offered again, whatever is ordered meanwhile: this child lives on, so
-        nobody else would put it back, and it may be back already if only the answer was lost.
-        """
-        left = self._put_back()
-        while left and not self._unless_refused(lambda: self._broker.release(left)):
-            if self._row.order == Order.RETIRE or self._lifeline.cut:
-                return
-            self._lifeline.wait_for_order(_OFFER_EVERY)
-        while self._row.order == Order.STANDBY and not self._lifeline.cut:
-            self._row.activity(Activity.STANDBY)
-            self._lifeline.wait_for_order()
-
-    def _idle(self) -> None:
-        self._row.activity(Activity.IDLE)
-        self._woken = self._lifeline.wait_for_work()
-
-    def _reason_to_leave(self) -> str:
-        if self._row.order == Order.RETIRE:
+    def _reason_to_leave(self, order: int) -> str:
+        if order and order == Order.RETIRE:
             return "retired"
         if self._executor.tainted:
             return f"tainted: {self._executor.tainted}"
@@ -194,91 +173,207 @@ class Loop:
             return "max_tasks_per_child"
         return "supervisor gone" if self._lifeline.cut else ""
 
+    # ---- reserving
+
+    def _refill(self) -> None:
+        """Get something to run, or wait as idle once the queue was seen empty and everything is settled."""
+        settler, empty = self._settler, False
+        if not settler.reserving:
+            settler.send(self._room())
+        while settler.unanswered and not self._held:
+            empty = self._receive() or empty
+        if empty and not self._held and not settler.outcomes:
+            self._idle()
+
     def _room(self) -> int:
-        """How many to reserve: never more than may still be run."""
+        """How many to reserve: never more than may still be run, with what is held and what is on its way."""
         room = self._pace.ask_for()
-        return min(room, self._max_tasks - self._row.done) if self._max_tasks else room
+        if not self._max_tasks:
+            return room
+        return max(0, min(room, self._max_tasks - self._row.done - len(self._held) - self._settler.reserving))
+
+    def _receive(self) -> bool:
+        """Read the oldest answer and hold what it brings; whether it says that the queue is empty."""
+        answer = self._settler.receive()
+        empty = False
+        if answer is None:  # trouble: whatever is found now, no wake-up had to announce it
+            self._unannounced = False
+        elif answer.deliveries:
+            self._take(answer)
+        else:  # a reserve that was taken back has not seen the queue
+            empty = answer.n > self._row.recall_mark[2]
+        self._publish_held()
+        return empty
+
+    def _take(self, answer: Answer) -> None:
+        """Hold what fits the batch, put the rest back at once, and end what cannot be run."""
+        mark, _, upto = self._row.recall_mark
+        if mark and answer.n <= upto:
+            return  # the steward puts it back (protocol.md, rule 9)
+        executions: list[Execution] = []
+        for delivery in answer.deliveries:
+            prepared = self._executor.prepare(delivery)
+            if isinstance(prepared, Outcome):
+                self._settler.add(prepared)
+            else:
+                executions.append(prepared)
+        keep = self._pace.keep([execution.message.task for execution in executions])
+        self._held.extend(executions[:keep])
+        if (rest := executions[keep:]) and (error := self._settler.release([each.delivery for each in rest])):
+            self._held.extend(rest)
+            if self._settler.pipelined:  # the connection broke
+                self._settler.recover(error)
+        self._note_wake(answer, executions)
+        self._ahead_at = self._when_to_reserve_ahead(keep) if self._settler.pipelined else 0
+
+    def _when_to_reserve_ahead(self, batch: int) -> int:
+        """At how many left the next batch is to be reserved: at most half of this one, and 5 ms of expected work.
+
+        Behind a task that is unknown that is never, since it counts as a whole batch."""
+        seconds, left = 0.0, 0
+        for execution in reversed(self._held):
+            seconds += self._pace.expected(execution.message.task)
+            if seconds > _AHEAD_SECONDS or (left + 1) * 2 > batch:
+                break
+            left += 1
+        return left
+
+    def _publish_held(self) -> None:
+        """Say how many are held; if more than one, the supervisor has to look soon whether the first runs long."""
+        held = len(self._held)
+        self._row.held(held)
+        if held > 1 and self._row.next_wake > time.monotonic_ns() + _RECALL_NS:
+            self._lifeline.send(Poke())
+
+    # ---- running
+
+    def _may_start(self) -> bool:
+        """Whether the next task may be started. If not, what is in its way was dealt with, and orders are looked at."""
+        settler = self._settler
+        if settler.unanswered and settler.is_behind():
+            self._receive()
+        elif self._ahead_at and len(self._held) <= self._ahead_at and not settler.reserving:
+            self._ahead_at = 0
+            if room := self._room():
+                settler.send(room)
+        elif settler.outcomes and self._is_late(self._held[0]):
+            self._send_outcomes()
+        elif self._leases and self._has_no_lease():
+            self._wait_for_lease()
+        else:
+            return True
+        return False
 
     def _is_late(self, following: Execution) -> bool:
         """Whether a finished task would wait more than 2 ms for the following one to end."""
         expected = self._pace.expected(following.message.task)
-        return time.monotonic_ns() - self._oldest + int(expected * 1e9) > SETTLE_WITHIN_NS
+        return time.monotonic_ns() - self._settler.oldest + int(expected * 1e9) > SETTLE_WITHIN_NS
 
-    def _collect(self, outcome: Outcome) -> None:
-        if not self._outcomes:
-            self._oldest = time.monotonic_ns()
-        self._outcomes.append(outcome)
+    def _run_next(self) -> None:
+        """Run one of what is held, and look at what it left."""
+        execution = self._held[0]
+        if execution.memory_limit and self._row.done and self._executor.limits.has_outgrown(execution.memory_limit):
+            self._leave_for = f"memory of earlier tasks: too much for the memory_limit of {execution.message.task}"
+            return
+        outcome = self._executor.run(execution)
+        if outcome is not None:  # else it was interrupted, because the node stops: to be put back with the others
+            self._held.popleft()
+        if self._held and self._row.recalled != self._mark:  # the word has moved: protocol.md, rule 9
+            self._give_up_recalled(*self._row.recall_mark)
+        if outcome is None:
+            return
+        task = execution.message.task
+        self._pace.learn(task, self._executor.runtime)
+        self._settler.add(outcome)
+        finding = self._audit.after(task)
+        if finding is not None:
+            self._leave_for, self._culprit = finding.reason, finding.task
+        elif self._executor.tainted:
+            self._culprit = task
 
-    def _commit(self, room: int) -> None:
-        """Settle what is finished and reserve up to ``room``; comes back only when the broker answered."""
-        self._row.activity(Activity.COMMIT)
-        if room:
-            self._reserves += 1
-            self._row.reserving(self._reserves)
-        settled = self._settle(room)
-        if settled.stale:
-            log.warning("%d settled tasks were not ours any more: somebody else runs them", settled.stale)
-        self._outcomes = []
-        if settled.deliveries:
-            self._take(settled.deliveries)
-            if self._woken and settled.more:
-                self._unless_refused(self._broker.nudge)
-            self._woken = False
-        self._row.held(len(self._held))
+    def _give_up_recalled(self, n: int, i: int, upto: int) -> None:
+        """Hold no longer what the steward puts back: all of the reserves up to ``upto`` but the one that ran."""
+        self._mark = n
+        kept = [each for each in self._held if each.delivery.n > upto or each.delivery[1:3] == (n, i)]
+        self._pace.cut_short(len(self._held) - len(kept))
+        self._held.clear()
+        self._held.extend(kept)
+        self._ahead_at = 0
+        self._row.held(len(kept))
 
-    def _settle(self, room: int) -> Settled:
-        pause, said = 0.05, ""
-        while True:
-            try:
-                settled = self._broker.settle(self._outcomes, room, self._reserves, without=self._executor.avoided())
-            except Fenced:
-                raise
-            except BrokerCorrupt as error:
-                self._lifeline.send(Trouble(f"{type(error).__name__}: {error}", final=True))
-                raise
-            except BrokerError as error:
-                text = f"{type(error).__name__}: {error}"
-                if text != said:
-                    said = text
-                    self._lifeline.send(Trouble(text))
-                self._lifeline.wait_for_order(pause * random.uniform(0.5, 1.5))
-                pause = min(pause * 2, 1.0)
-                if self._row.order == Order.RETIRE or self._lifeline.cut:
-                    room = 0
-                if self._lifeline.cut:
-                    raise
-                if not room and not self._outcomes:
-                    return Settled([], 0, more=False)
-                continue
-            if said:
-                self._lifeline.send(Trouble(""))
-            return settled
+    def _wait_for_lease(self) -> None:
+        """Start nothing until the lease is renewed, or there is an order."""
+        log.warning("the lease of this node has run out: nothing is started until it is renewed")
+        if self._settler.outcomes:
+            self._send_outcomes()
+        self._row.activity(Activity.IDLE)
+        while self._has_no_lease() and self._row.order == Order.WORK and not self._lifeline.cut:
+            self._lifeline.wait_for_order(_LEASE_EVERY)
 
-    def _take(self, deliveries: list[Delivery]) -> None:
-        """Hold what fits the batch, put the rest back at once, and end what cannot be run."""
-        executions: list[Execution] = []
-        for delivery in deliveries:
-            prepared = self._executor.prepare(delivery)
-            if isinstance(prepared, Outcome):
-                self._collect(prepared)
-            else:
-                executions.append(prepared)
-        keep = self._pace.keep([execution.message.task for execution in executions])
-        rest = [execution.delivery for execution in executions[keep:]]
-        if rest and not self._unless_refused(lambda: self._broker.release(rest)):
-            keep = len(executions)
-        self._held.extend(executions[:keep])
+    def _has_no_lease(self) -> bool:
+        return 0 < self._row.lease_until <= boottime_ns()
 
-    def _unless_refused(self, call: Callable[[], object]) -> bool:
-        """Make a call whose failure loses nothing; whether the broker did it."""
+    # ---- settling
+
+    def _send_outcomes(self) -> None:
+        """Settle what is finished; where that is no transaction of its own, without waiting for the answer."""
+        self._settler.send(0)
+        if self._settler.pipelined:
+            self._row.held(len(self._held))
+        else:
+            self._receive()
+
+    def _settle_all(self) -> None:
+        """Come back when all that is finished is settled and every answer was read."""
+        while self._settler.outcomes or self._settler.unanswered:
+            if self._settler.outcomes:
+                self._settler.send(0)
+            while self._settler.unanswered:
+                self._receive()
+
+    # ---- waiting
+
+    def _idle(self) -> None:
+        self._row.activity(Activity.IDLE)
+        if self._source is None:
+            self._woken = self._lifeline.wait_for_work()
+            return
         try:
-            call()
-        except Fenced:
-            raise
+            self._woken = self._lifeline.wait_for_wake(self._source, _LOOK_EVERY)
+            self._unannounced = not self._woken
         except BrokerError as error:
-            log.info("the broker did not do a favour: %s", error)
-            return False
-        return True
+            self._source.close()
+            self._settler.recover(error)
+
+    def _note_wake(self, answer: Answer, found: list[Execution]) -> None:
+        """Pass the wake-up on if there is more; warn of work that should have been announced by one."""
+        if self._unannounced and self._source is not None:
+            self._source.close()  # it would take the next wake-up while this child is busy
+            newest = max((max(each.message.enqueued_at, each.message.eta or 0) for each in found), default=time.time())
+            if time.time() - newest > _SURELY_ANNOUNCED:
+                log.warning("found work that no wake-up announced")
+                self._tell(EventKind.WARNING, "", "", "found work that no wake-up announced")
+        if answer.more and (self._woken or self._unannounced):
+            self._settler.nudge()
+        self._woken = self._unannounced = False
+
+    def _stand_by(self) -> None:
+        """Hold nothing and take nothing until there is another order: a standby's beginning, or a quiet node.
+
+        What the broker refuses to take back is offered again, whatever is ordered meanwhile: this child lives on, so
+        nobody else would put it back, and it may be back already if only the answer was lost.
+        """
+        left = self._put_back()
+        while left and (error := self._settler.release(left)):
+            if self._row.order == Order.RETIRE or self._lifeline.cut:
+                return
+            if self._settler.pipelined:
+                self._settler.recover(error)
+            else:
+                self._lifeline.wait_for_order(_OFFER_EVERY)
+        while self._row.order == Order.STANDBY and not self._lifeline.cut:
+            self._row.activity(Activity.STANDBY)
+            self._lifeline.wait_for_order()
 
     def _leave(self, reason: str) -> None:
         """Say so, so that a successor takes the place now; then put back what is held and settle the rest."""
@@ -289,9 +384,11 @@ class Loop:
 
     def _put_back(self) -> list[Delivery]:
         """Settle what is finished, release what is held; what the broker refused to take back."""
+        if self._source is not None:
+            self._source.close()
+        self._unannounced = False
+        self._settle_all()
         held = [execution.delivery for execution in self._held]
         self._held.clear()
-        if self._outcomes:
-            self._commit(0)
         self._row.held(0)
-        return [] if not held or self._unless_refused(lambda: self._broker.release(held)) else held
+        return held if held and self._settler.release(held) else []

@@ -26,7 +26,7 @@ from poolrt.child.interruption import Interrupter
 from poolrt.child.lifeline import Lifeline
 from poolrt.child.limits import Limits
 from poolrt.child.loop import Loop
-from poolrt.errors import BrokerCorrupt, Fenced
+from poolrt.errors import BrokerCorrupt, BrokerError, Fenced
 from poolrt.events import Event, EventKind
 from poolrt.message import Owner
 from poolrt.notice import BootFailed, Happened, Poke, Up, shorten
@@ -102,6 +102,11 @@ def _reseed() -> None:
             numpy.random.seed()
 
 
+def queues_of(settings: Settings) -> tuple[str, ...]:
+    """The queues whose tasks this node runs, in the setting's order; none named: all of them."""
+    return tuple(name for each in settings.queues.split(",") if (name := each.strip()))
+
+
 def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.socket, stacks: int) -> int:
     """The child's main; returns its exit code."""
     began = time.monotonic()
@@ -110,7 +115,7 @@ def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.
     row.boot(os.getpid())
     lifeline = Lifeline(sock, wake)
     try:
-        app.broker.attach(place.owner)
+        app.broker.attach(place.owner, queues_of(place.settings))
         for hook in app.child_start_hooks:
             hook()
     except BaseException:  # noqa: BLE001  a user's hook can raise anything, SystemExit included
@@ -132,12 +137,17 @@ def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.
     audit = Audit(settings, row, resident, tell)
     lifeline.send(Up(time.monotonic() - began, resident.read()))
     try:
-        Loop(app.broker, executor, audit, row, lifeline, place.max_tasks).run()
+        Loop(app.broker, executor, audit, row, lifeline, place.max_tasks, tell).run()
     except Fenced as error:
         log.warning("child %s leaves: %s", place.owner, error)
         return EX_FENCED
     except BrokerCorrupt:
         return EX_STORE_GONE  # the supervisor was told, and ends the node
+    except BrokerError as error:
+        if not lifeline.cut:
+            raise
+        log.warning("child %s leaves with its supervisor, while the broker is away: %s", place.owner, error)
+        return 0  # nobody reads it
     finally:
         row.activity(Activity.LEAVE)
     executor.close()

@@ -17,7 +17,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from poolrt.settings import format_duration, format_size
+from poolrt.units import format_duration, format_size
 
 PIPED_WIDTH = 200
 """Columns when the output is no terminal and COLUMNS does not say: a pipe drops nothing."""
@@ -29,7 +29,8 @@ STYLES = {
     "up": "green", "retiring": "yellow", "condemned": "red", "dead": "red",
     "run": "bold cyan", "idle": "dim", "standby": "dim",
     "child-crashed": "red", "child-killed": "red", "child-boot-failed": "red", "task-dead": "bold red",
-    "task-failed": "red", "task-requeued": "yellow", "child-recycled": "cyan", "warning": "yellow",
+    "task-failed": "red", "task-cancelled": "cyan", "task-requeued": "yellow", "child-recycled": "cyan",
+    "warning": "yellow",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import click
 from poolrt.cli.options import CONTEXT, SectionedCommand, SectionedOption, verbose_option
 from poolrt.cli.status import ask
 from poolrt.errors import ConfigurationError
-from poolrt.settings import format_duration, parse_duration
+from poolrt.units import format_duration, parse_duration
 
 FASTEST: Final = 0.1
 SLOWEST: Final = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from poolrt.settings import format_size
+from poolrt.units import format_size
 
 FASTEST: Final = 2 << 30
 """Bytes a second: above what one thread was seen to fill here (1.6 GiB/s, research/hygiene.md 2.3)."""

@@ -1,7 +1,10 @@
-"""Which boot of the machine this is: what was mapped before the last one may never have reached the disk."""
+"""The boots of the machine: which one this is (what was mapped before it may never have reached the disk), and a clock
+that counts from it.
+"""
 
 import functools
 import sys
+import time
 
 
 @functools.cache
@@ -16,3 +19,13 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+if sys.platform == "linux":
+
+    def boottime_ns() -> int:
+        """Nanoseconds since the boot, those in which the machine slept included; the same in all its processes."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+else:
+    boottime_ns = time.monotonic_ns

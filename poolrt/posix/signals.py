@@ -11,6 +11,7 @@ Facts that bite:
 - Blocked signals stay blocked over fork and exec; nothing here touches the mask.
 """
 
+import _signal  # type: ignore[import-not-found]  # what ``signal`` wraps: see reserved_handlers
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 _PYTHON_IGNORES = {signal.SIGPIPE, signal.SIGXFSZ}
+_USR1, _USR2 = int(signal.SIGUSR1), int(signal.SIGUSR2)
 
 
 def do_nothing(number: int, frame: FrameType | None) -> None:
@@ -100,8 +102,11 @@ def wakeup_socket() -> WakeupSocket:
 
 
 def reserved_handlers() -> tuple[Any, Any]:
-    """Who handles SIGUSR1 and SIGUSR2 in this process, as Python knows it; 0.2 us."""
-    return signal.getsignal(signal.SIGUSR1), signal.getsignal(signal.SIGUSR2)
+    """Who handles SIGUSR1 and SIGUSR2 in this process, as Python knows it; 0.1 us.
+
+    ``signal.getsignal`` tries to make an enum member of each handler: 2 us a call, of a child's 12 us a task.
+    """
+    return _signal.getsignal(_USR1), _signal.getsignal(_USR2)
 
 
 def has_controlling_terminal() -> bool:

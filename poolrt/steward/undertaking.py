@@ -11,10 +11,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from poolrt.app.cancelled import cancelled
 from poolrt.app.task import LIMITS, retry_of
 from poolrt.errors import DecodingError
 from poolrt.events import Event, EventKind
-from poolrt.incarnation import MARK, left_running
+from poolrt.incarnation import MARK, left_running, listed
 from poolrt.message import (
     DEAD_TTL,
     Delivery,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from poolrt.board import Running
     from poolrt.child.main import Place
     from poolrt.notice import Reclaim
+    from poolrt.steward.beats import Expired
 
 _FIRST_BACKOFF = 0.5
 _MAX_BACKOFF = 60.0
@@ -49,12 +51,16 @@ _MAX_BACKOFF = 60.0
 class Undertaker:
     """Buries children and rescues nodes; each call is safe to repeat."""
 
-    def __init__(self, app: App, place: Place, max_deliveries: int, report: Callable[[Event], None]) -> None:
+    def __init__(
+        self, app: App, place: Place, report: Callable[[Event], None], turn: Callable[[], None]
+    ) -> None:  # fmt: skip
         self._broker = app.broker
         self._tasks = app.tasks
         self._place = place
-        self._max_deliveries = max_deliveries
+        self._max_deliveries = place.settings.max_deliveries
         self._report = report
+        self._turn = turn
+        """The steward's, between two calls of the broker."""
         self._untold: list[Event] = []
         """What the verdicts of the present call mean; told when the broker has done it, so once and true."""
 
@@ -65,6 +71,7 @@ class Undertaker:
         verdict = None
         if command.verdict != "none":
             verdict = self._verdict(owner, command.n, command.i, command)
+            self._turn()
         if self._broker.bury(owner, verdict).settled:
             self._tell_all()
 
@@ -73,11 +80,16 @@ class Undertaker:
         self._rescue(command.incarnation, command.running, self._place.node)
 
     def rescue_dead_nodes(self) -> None:
-        """Rescue what nodes held whose lock nobody holds: on one machine a free lock is proof of death."""
+        """Rescue what nodes held whose lock nobody holds: on one machine a free lock is proof of death.
+
+        Where nodes hold leases, the lock has to list the start as well: without it, it is another machine's.
+        """
         directory = self._broker.node_directory()
         for incarnation, node in self._broker.others():
-            if node == self._place.node or is_held(directory / f"{node}.lock"):
+            lock = directory / f"{node}.lock"
+            if node == self._place.node or (self._broker.leases and not _lists(lock, incarnation)) or is_held(lock):
                 continue
+            self._turn()
             self._rescue(incarnation, running_of(directory / f"{node}.board", incarnation), node)
 
     def rescue_unlisted_starts(self, reclaimed: Collection[str]) -> None:
@@ -90,14 +102,26 @@ class Undertaker:
             if node == self._place.node and not listed and not marked(MARK, incarnation):
                 self._rescue(incarnation, None, node)
 
+    def rescue_expired(self, expired: Expired) -> None:
+        """Rescue what a start held whose beat stood still for a lease; nothing, if it has moved since.
+
+        Of several stewards that try, the broker lets one do it. Nobody saw what ran, so all of it is suspect.
+        """
+        requeued = self._broker.rescue(expired.incarnation, (), suspect=True, beat=expired.beat).requeued
+        if requeued:
+            cause = f"start {expired.incarnation} did not renew its lease"
+            self._report(Event(EventKind.NODE_RESCUED, time.time(), cause=cause, numbers={"requeued": requeued}))
+
     def _rescue(self, incarnation: str, running: Iterable[Running] | None, node: str) -> None:
         self._untold.clear()
         verdicts = []
         for slot, generation, n, i, kill in running or ():
+            self._turn()
             owner = Owner(incarnation, slot, generation)
             verdict = self._verdict(owner, n, i, _order(slot, generation, n, i, kill) if kill else None)
             if verdict is not None:
                 verdicts.append(verdict)
+        self._turn()
         done = self._broker.rescue(incarnation, verdicts, suspect=running is None)
         if done.settled:
             self._tell_all()
@@ -120,6 +144,8 @@ class Undertaker:
             return None
         if command is not None and command.verdict == "failed":
             return self._limited(delivery, message, owner, command)
+        if command is not None and command.verdict == "cancelled":
+            return self._cancelled(delivery, message, owner, command)
         if command is not None and command.verdict == "stopped" and message.acks_late:
             return None  # it goes back with everything else, uncounted
         return self._lost(delivery, message, owner, command)
@@ -158,6 +184,14 @@ class Undertaker:
         self._tell(EventKind.TASK_FAILED, owner, message, command.cause, {"runtime": command.runtime})
         return self._ended(delivery, message, owner, TaskState.FAILED, kind, text, delivery.lost, command)
 
+    def _cancelled(self, delivery: Delivery, message: Message, owner: Owner, command: Bury) -> Outcome:
+        """Somebody cancelled it while it ran: it ends, and nothing counts against it."""
+        self._tell(EventKind.TASK_CANCELLED, owner, message, command.cause, {"runtime": command.runtime})
+        return cancelled(
+            delivery, history="it was running", owner=str(owner), runtime=command.runtime, status=command.status,
+            peak_memory=command.peak_rss,
+        )  # fmt: skip
+
     def _ended(
         self, delivery: Delivery, message: Message, owner: Owner, state: TaskState, kind: str, text: str,
         lost: int, command: Bury | None,
@@ -189,6 +223,7 @@ class Undertaker:
 _KILLED: dict[int, tuple[str, str]] = {
     Kill.TIME_LIMIT: ("TimeLimitExceeded", "failed"),
     Kill.MEMORY_LIMIT: ("MemoryLimitExceeded", "failed"),
+    Kill.CANCELLED: ("TaskCancelled", "cancelled"),
 }
 
 
@@ -197,6 +232,14 @@ def _order(slot: int, generation: int, n: int, i: int, kill: int) -> Bury:
     kind, verdict = _KILLED.get(kill, ("Stopped", "stopped"))
     cause = f"{kind}: its supervisor died as well, so the numbers are lost"
     return Bury(0, slot, generation, n, i, cause, verdict)
+
+
+def _lists(lock: Path, incarnation: str) -> bool:
+    """Whether a node's lock file says that this start was made under it, on this machine."""
+    try:
+        return incarnation in listed(lock.read_bytes())
+    except OSError:
+        return False
 
 
 def running_of(path: Path, incarnation: str) -> tuple[Running, ...] | None:

@@ -96,3 +96,11 @@ class Drain:
             pool.condemn(child, "the grace was over; put back", "stopped")
         self.ends = now + _STEWARD_MAY_TAKE
         return False
+
+
+def kill_the_rest(pool: Pool) -> bool:
+    """Kill the children that are left; whether none was, the steward is gone as well, and all is settled."""
+    nothing = pool.settled and pool.steward is None and not pool.children
+    for child in pool.children:
+        pool.condemn(child, "the node stopped; put back", "stopped")
+    return nothing

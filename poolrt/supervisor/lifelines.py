@@ -1,7 +1,8 @@
-"""The supervisor's ends of its children's lifelines: watched, read until empty, never waited for."""
+"""The supervisor's ends of its children's lifelines: watched, read until empty, never waited for, sent to."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from poolrt import notice
@@ -10,6 +11,20 @@ from poolrt.events import EventKind
 from poolrt.supervisor.lifecycle import Child
 from poolrt.supervisor.reporter import Reporter
 from poolrt.supervisor.watcher import Watcher
+
+log = logging.getLogger("poolrt.supervisor")
+
+
+def send(child: Child, message: notice.Notice) -> None:
+    """Send without ever blocking. A full buffer is no loss: orders stand in the row, commands are repeated."""
+    if child.lifeline is None:
+        return
+    try:
+        notice.send(child.lifeline, message)
+    except BlockingIOError:
+        log.debug("%r does not read its lifeline", child)
+    except OSError:
+        log.debug("%r is gone: %s was not sent", child, notice.describe(message))
 
 
 class Lifelines:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from poolrt.posix.processes import rss_bytes
-from poolrt.settings import format_size
 from poolrt.states import ChildState
 from poolrt.supervisor.lifecycle import CHILD, Child
+from poolrt.units import format_size
 
 _LEAST: Final = 1 << 20
 """A child that has grown by less would be recycled for nothing."""

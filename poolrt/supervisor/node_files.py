@@ -19,11 +19,13 @@ import msgspec
 
 from poolrt.board import Board, Running
 from poolrt.errors import NodeNameTaken
-from poolrt.incarnation import MARK, left_running
+from poolrt.events import EventKind
+from poolrt.incarnation import MARK, LockContent, left_running, listed
 from poolrt.posix.files import open_private
 from poolrt.posix.locks import LockHeld, NodeLock
 from poolrt.posix.processes import holding, is_alive, marked
 from poolrt.posix.unix_sockets import bind_datagram
+from poolrt.supervisor.reporter import Reporter
 
 log = logging.getLogger("poolrt.supervisor")
 
@@ -31,15 +33,8 @@ _DYING = 1.0
 """Seconds that what was killed may take to be gone."""
 
 
-class _Content(msgspec.Struct):
-    """What stands in the lock's file, as JSON: people read it too."""
-
-    pid: int = 0
-    incarnations: dict[str, tuple[Running, ...] | None] = {}
-
-
 class NodeFiles:
-    """Lock, board and wake socket of one start.
+    """Lock, board and wake socket of one start, and of those that follow it in the same supervisor.
 
     Attributes:
         former: starts of this node that may still hold deliveries, with what their board says was running
@@ -58,11 +53,11 @@ class NodeFiles:
         self.incarnation = incarnation
         self.swept: list[int] = []
         self.lock = self._acquire(directory / f"{node}.lock")
-        listed = self._listed(self.lock.read())
-        for earlier in listed:
+        starts = listed(self.lock.read())
+        for earlier in starts:
             self.swept.extend(self._sweep(earlier))
         self.board_fd = open_private(directory / f"{node}.board", os.O_RDWR | os.O_CREAT)
-        self.former = {earlier: seen or left_running(self.board_fd, earlier) for earlier, seen in listed.items()}
+        self.former = {earlier: seen or left_running(self.board_fd, earlier) for earlier, seen in starts.items()}
         self._write()  # before the board is emptied: the next start may come before these are confirmed
         Board.initialize(self.board_fd, incarnation)
         self.board = Board(self.board_fd)
@@ -84,7 +79,7 @@ class NodeFiles:
             except LockHeld as error:
                 pid = error.pid
             holders = set(holding(path))
-            left = {pid for earlier in self._listed(path.read_bytes()) for pid in marked(MARK, earlier)}
+            left = {pid for earlier in listed(path.read_bytes()) for pid in marked(MARK, earlier)}
             if not holders <= left or not (holders or self.swept) or time.monotonic() > deadline:
                 raise NodeNameTaken(
                     f"node {self.node!r} runs already (pid {pid or 'unknown'}, lock {path}); "
@@ -92,17 +87,9 @@ class NodeFiles:
                 )
             self.swept.extend(self._end(sorted(holders)))
 
-    @staticmethod
-    def _listed(written: bytes) -> dict[str, tuple[Running, ...] | None]:
-        """The starts in a lock's content, each with what its board said that it ran, if a later start has read that."""
-        try:
-            return msgspec.json.decode(written or b"{}", type=_Content).incarnations
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return {}
-
     def _write(self, *, without_us: bool = False) -> None:
         ours: dict[str, tuple[Running, ...] | None] = {} if without_us else {self.incarnation: None}
-        self.lock.write(msgspec.json.encode(_Content(os.getpid(), {**self.former, **ours})) + b"\n")
+        self.lock.write(msgspec.json.encode(LockContent(os.getpid(), {**self.former, **ours})) + b"\n")
 
     def _try_write(self, *, without_us: bool = False) -> None:
         """As ``_write``; a name too many costs the next start an idempotent reclaim, so a full disk stops nobody."""
@@ -132,6 +119,22 @@ class NodeFiles:
         self.former.pop(incarnation, None)
         self._try_write()
 
+    def begin_anew(self, incarnation: str) -> None:
+        """Be the files of another start, under the same lock; the one before is fenced, and holds nothing.
+
+        It stays listed until its last process is dead: only what is listed is swept by a next start.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        fenced, self.incarnation = self.incarnation, incarnation
+        self.former[fenced] = None
+        self._write()
+        self._sweep(fenced)
+        Board.initialize(self.board_fd, incarnation)
+        if not marked(MARK, fenced):
+            self.confirm(fenced)
+
     def close(self, *, clean: bool) -> None:
         """Give the name back; ``clean`` says that this start holds nothing any more."""
         with contextlib.suppress(FileNotFoundError):
@@ -142,3 +145,12 @@ class NodeFiles:
         if clean:
             self._try_write(without_us=True)
         self.lock.release()
+
+
+def open_files(directory: Path, node: str, incarnation: str, reporter: Reporter) -> NodeFiles:
+    """Take the node's name, and say if something of an earlier start had to be ended for it; raises NodeNameTaken."""
+    files = NodeFiles(directory, node, incarnation)
+    if files.swept:
+        numbers = {"ended": len(files.swept)}
+        reporter.emit(EventKind.LEFT_BEHIND, cause="an earlier start had left processes", numbers=numbers)
+    return files

@@ -55,6 +55,8 @@ def died_of_its_limit(child: Child, row: Row, status: int) -> str:
 
 def kill_of(cause: str, verdict: str) -> Kill:
     """What is noted on the board of a kill with this cause and verdict."""
+    if verdict == "cancelled":
+        return Kill.CANCELLED
     if verdict != "failed":
         return Kill.STOPPED
     return Kill.MEMORY_LIMIT if cause.startswith("MemoryLimitExceeded") else Kill.TIME_LIMIT
@@ -83,7 +85,7 @@ def tell(
     running = row.generation == child.generation and (row.activity is Activity.RUN or verdict.verdict != "none")
     task, task_id = (row.task, row.task_id) if running else ("", "")
     match verdict.ending:
-        case Ending.PLANNED:
+        case Ending.PLANNED | Ending.FENCED:  # barred by itself; if the node is fenced, that is told
             if child.standby or child.leave_reason in (SCALED_DOWN, STOPPING):
                 return
             totals["recycled"] += 1

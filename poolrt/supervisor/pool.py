@@ -15,10 +15,9 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-from poolrt import notice
 from poolrt.board import SLOTS, Board, Row
 from poolrt.events import EventKind
-from poolrt.notice import Bury, Exited, Fork, Forked, Leaving, Poke, Up
+from poolrt.notice import Bury, CancelRun, Exited, Fork, Forked, Leaving, Poke, Recalled, Up
 from poolrt.posix.memory import ResidentSize
 from poolrt.posix.stacks import open_stacks
 from poolrt.posix.unix_sockets import seqpacket_pair
@@ -29,7 +28,7 @@ from poolrt.supervisor.departed import Departed
 from poolrt.supervisor.enforcer import Enforcer
 from poolrt.supervisor.exits import Ending, judge_exit
 from poolrt.supervisor.lifecycle import CHILD, SCALED_DOWN, STEWARD, Child
-from poolrt.supervisor.lifelines import Lifelines
+from poolrt.supervisor.lifelines import Lifelines, send
 from poolrt.supervisor.reconcile import reconcile
 from poolrt.supervisor.reporter import Reporter
 from poolrt.supervisor.restart import Backoff, Breaker
@@ -50,6 +49,7 @@ class Pool:
         enforcer: kills and interrupts what is over its limits.
         wanted: how many children should work; 0 until the steward has joined the broker.
         quiet: whether children take no task for now.
+        held_back: whether nobody is started, because the node's lease ran out.
         totals: what happened since the start, by the names ``status`` shows.
         broken: why the breaker gave up, or an empty text.
     """
@@ -63,9 +63,9 @@ class Pool:
         self.template = template
         self._reporter = reporter
         self._lifelines = lifelines
-        self.enforcer = Enforcer(board, lambda: self.children, self.condemn)
+        self.enforcer = Enforcer(board, lambda: self.children, self.condemn, self.poke_steward)
         self.wanted = 0
-        self.quiet = False
+        self.quiet = self.held_back = False
         self._children: dict[int, Child] = {}
         self._generations: dict[int, int] = {}
         self._leaving: list[Child] = []
@@ -73,7 +73,7 @@ class Pool:
         self._departed = Departed()
         self._backoff = Backoff()
         self._breaker = Breaker(settings.restart_burst)
-        self.totals = {"done": 0, "failed": 0, "recycled": 0, "crashed": 0, "killed": 0}
+        self.totals = {"done": 0, "failed": 0, "recycled": 0, "crashed": 0, "killed": 0, "recalled": 0}
         self.broken = ""
 
     # ---- views
@@ -139,7 +139,7 @@ class Pool:
 
     def reconcile(self) -> None:
         """Bring the pool to what is wanted; safe to call at any time."""
-        if self.broken or not self.template.ready or self._backoff.remaining(time.monotonic()):
+        if self.broken or self.held_back or not self.template.ready or self._backoff.remaining(time.monotonic()):
             return
         self._leaving = [child for child in self._leaving if child.working]
         recycles = self._settings.max_tasks_per_child or self._settings.max_lifetime
@@ -260,7 +260,7 @@ class Pool:
 
     def _order(self, child: Child, order: Order) -> None:
         self._board.order(child.slot, order)
-        self._send(child, Poke())
+        send(child, Poke())
 
     def retire_all(self, reason: str) -> None:
         """Ask every child to leave, and start no more."""
@@ -280,13 +280,6 @@ class Pool:
         self._board.kills(child.slot, self.row(child).sequence, obituary.kill_of(cause, verdict))
         if child.pid:
             obituary.end_tree(self._reporter, child)
-
-    def condemn_all(self, cause: str) -> bool:
-        """Kill what is left; whether nothing was, and all is settled."""
-        nothing = self.settled and self.steward is None and not self.children
-        for child in self.children:
-            self.condemn(child, cause, "stopped")
-        return nothing
 
     # ---- exits
 
@@ -359,7 +352,7 @@ class Pool:
         made = self._tickets.issue(command)
         steward = self.steward
         if steward is not None and steward.state is ChildState.UP:
-            self._send(steward, made)
+            send(steward, made)
 
     def ticket_done(self, ticket: int) -> Command | None:
         """The steward did it: the dead child's slot is free."""
@@ -375,18 +368,31 @@ class Pool:
         steward = self.steward
         if steward is not None and steward.state is ChildState.UP:
             for command in self._tickets:
-                self._send(steward, command)
+                send(steward, command)
 
-    def _send(self, child: Child, message: notice.Notice) -> None:
-        """Send without ever blocking. A full buffer is no loss: orders stand in the row, commands are repeated."""
-        if child.lifeline is None:
+    def poke_steward(self) -> None:
+        """Have the steward look at the marks in the rows, and renew the node's lease."""
+        if self.steward is not None:
+            send(self.steward, Poke())
+
+    def heard(self, said: Poke | CancelRun | Recalled) -> None:
+        """A child asks for a look at the rows; or the steward says something of one child's deliveries."""
+        if isinstance(said, Poke):
+            self.enforcer.look_now()
             return
-        try:
-            notice.send(child.lifeline, message)
-        except BlockingIOError:
-            log.debug("%r does not read its lifeline", child)
-        except OSError:
-            log.debug("%r is gone: %s was not sent", child, notice.describe(message))
+        child = self.find(said.slot, said.generation)
+        if isinstance(said, Recalled):
+            self.totals["recalled"] += said.count
+            if child is not None:
+                self.enforcer.recalled(child, said.upto)
+                self._reporter.recalled(child, self.row(child), said.count)
+        elif child is not None:
+            self.enforcer.cancel(child, said.n, said.i)
+
+    def forgive(self) -> None:
+        """Start again at once: whatever failed so far was the broker's absence."""
+        self._backoff.succeeded()
+        self._breaker.worked()
 
     def next_start(self) -> float:
         """Seconds until the backoff lets the next child start; 0 for now."""

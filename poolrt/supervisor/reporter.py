@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from poolrt.board import Row
 from poolrt.events import Event, EventKind
+from poolrt.states import Activity
 from poolrt.supervisor.lifecycle import Child
 
 log = logging.getLogger("poolrt.supervisor")
@@ -23,6 +25,7 @@ _LEVELS = {
     EventKind.TASK_DEAD: logging.ERROR,
     EventKind.TASK_FAILED: logging.WARNING,
     EventKind.TASK_REQUEUED: logging.WARNING,
+    EventKind.TASKS_RECALLED: logging.DEBUG,
     EventKind.TEMPLATE_FAILED: logging.ERROR,
     EventKind.TEMPLATE_LOST: logging.ERROR,
     EventKind.STEWARD_REPLACED: logging.WARNING,
@@ -30,13 +33,14 @@ _LEVELS = {
     EventKind.LEFT_BEHIND: logging.WARNING,
     EventKind.WARNING: logging.WARNING,
 }
+_ROUTINE = (EventKind.CHILD_UP, EventKind.TASKS_RECALLED)
 
 
 class Reporter:
     """Reports what happens on one node.
 
     Attributes:
-        last: the newest events, at most fifty; routine ones (a child is up) are left out.
+        last: the newest events, at most fifty; routine ones (a child is up, tasks were recalled) are left out.
     """
 
     def __init__(self, node: str, broadcast: Callable[[Any], None], on_event: Callable[[Event], object] | None) -> None:
@@ -51,12 +55,18 @@ class Reporter:
             fields.update(slot=child.slot, generation=child.generation, pid=child.pid or None)
         self.report(Event(kind, time.time(), node=self._node, **fields))
 
+    def recalled(self, child: Child, row: Row, count: int) -> None:
+        """Report what was taken back from a child, and what it runs long; nothing if nothing was."""
+        if count:
+            task, task_id = (row.task, row.task_id) if row.activity is Activity.RUN else ("", "")
+            self.emit(EventKind.TASKS_RECALLED, child, task=task, task_id=task_id, numbers={"count": count})
+
     def report(self, event: Event) -> None:
         """Log, keep and broadcast an event, wherever it was made."""
         level = _LEVELS.get(event.kind, logging.INFO)
         if log.isEnabledFor(level):
             log.log(level, "%s", event.line(), extra={"event": event})
-        if event.kind is not EventKind.CHILD_UP:
+        if event.kind not in _ROUTINE:
             self.last.append(event)
             del self.last[:-_KEPT]
         self._broadcast(event)

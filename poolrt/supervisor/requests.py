@@ -10,9 +10,9 @@ import msgspec
 
 from poolrt.errors import ConfigurationError
 from poolrt.posix.processes import rss_bytes
-from poolrt.settings import parse_duration
 from poolrt.states import Activity
 from poolrt.supervisor import orders
+from poolrt.units import parse_duration
 from poolrt.version import VERSION
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
     template = supervisor.template.process
     children = sorted(pool.children, key=lambda child: child.slot) if pool else []
     rows = [_child(supervisor, child) for child in children]
-    totals = dict(pool.totals) if pool else {}
+    totals = dict(pool.totals if pool else supervisor.succession.kept.totals)
     for row in rows:
         totals["done"] += row["done"]
         totals["failed"] += row["failed"]
@@ -118,12 +118,13 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "state": str(supervisor.state),
         "started_at": supervisor.started_at,
         "uptime": round(time.time() - supervisor.started_at, 3),
-        "concurrency": pool.wanted if pool else supervisor.settings.concurrency,
+        "concurrency": pool.wanted if pool else supervisor.succession.kept.wanted,
         "supervisor": {"pid": os.getpid(), "rss": rss_bytes(os.getpid())},
         "template": {"pid": template.pid, "rss": rss_bytes(template.pid)} if template else None,
         "steward": {"pid": steward.pid, "state": str(steward.state), "rss": rss_bytes(steward.pid)}
         if steward
         else None,
+        "lease": supervisor.lease.status(),
         "memory": {"used": supervisor.memory.used, "budget": supervisor.memory.limit or None},
         "children": rows,
         "totals": totals,

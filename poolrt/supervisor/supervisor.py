@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from poolrt import logs, notice
+from poolrt import notice
 from poolrt.control import socket_path
 from poolrt.errors import ConfigurationError, ExitCode, NodeNameTaken, PoolrtError
 from poolrt.events import Event, EventKind
@@ -33,22 +33,22 @@ from poolrt.posix.reaping import reap_any
 from poolrt.posix.signals import has_controlling_terminal, wakeup_socket
 from poolrt.posix.unix_sockets import AddressInUse
 from poolrt.settings import Settings
-from poolrt.states import Activity, NodeState
+from poolrt.states import EX_FENCED, Activity, NodeState
 from poolrt.supervisor import requests, signal_orders
-from poolrt.supervisor.aging import replace_aged
 from poolrt.supervisor.control_server import ControlServer, Gate
-from poolrt.supervisor.drain import Drain
+from poolrt.supervisor.drain import Drain, kill_the_rest
+from poolrt.supervisor.lease import Lease, Succession
 from poolrt.supervisor.lifecycle import STEWARD, STOPPING, Child
 from poolrt.supervisor.lifelines import BrokerTrouble, Lifelines
 from poolrt.supervisor.memory_budget import MemoryBudget
-from poolrt.supervisor.node_files import NodeFiles
+from poolrt.supervisor.node_files import NodeFiles, open_files
 from poolrt.supervisor.pool import Pool
 from poolrt.supervisor.reporter import Reporter, as_object
 from poolrt.supervisor.stack_log import StackLog
-from poolrt.supervisor.standstill import check_boots, check_hangs, check_stops
 from poolrt.supervisor.steward_keeper import StewardKeeper
 from poolrt.supervisor.template_keeper import MAX_IMPORTS, TemplateKeeper
 from poolrt.supervisor.template_process import TemplateProcess
+from poolrt.supervisor.upkeep import look_around
 from poolrt.supervisor.watcher import Watcher
 
 log = logging.getLogger("poolrt.supervisor")
@@ -84,7 +84,7 @@ class Supervisor:
         self.app = self.broker = ""
         self.queue: notice.Status | None = None
         self.pool: Pool | None = None
-        self._files: NodeFiles | None = None
+        self.files: NodeFiles | None = None
         self._drain = Drain()
         self.memory = MemoryBudget(settings.pool_memory)
         self.stack_log = StackLog()
@@ -95,10 +95,12 @@ class Supervisor:
             self._watcher, partial(requests.serve, self), partial(self.drain, "its program ended")
         )
         self.reporter = Reporter(self.node, lambda event: self.control.broadcast(as_object(event)), on_event)
+        self.lease = Lease(settings.lease, self.reporter, keep=settings.on_lease_lost == "keep")
         self.gate = Gate()
         self._lifelines = Lifelines(self._watcher, self._from_child)
         self._trouble = BrokerTrouble(self.reporter, self.give_up)
-        self._steward = StewardKeeper()
+        self.succession = Succession(settings.concurrency, self.reporter, self._trouble.forget)
+        self.steward = StewardKeeper(settings.lease)
         self.template = TemplateKeeper(
             template_config, self.incarnation, settings.boot_timeout, self._watcher, self.reporter,
             on_notice=self._from_template, on_ready=self._template_ready, on_lost=self._template_lost,
@@ -132,7 +134,7 @@ class Supervisor:
         become_subreaper()
         wakeup = wakeup_socket()
         self.on_terminal = has_controlling_terminal()
-        signal_orders.install(self._record_signal, on_terminal=self.on_terminal)
+        signal_orders.install(lambda number, frame: self._signals.append(number), on_terminal=self.on_terminal)
         self._children_may_open = raise_limit()  # four descriptors a child, and a system's default is 1024
         self._watcher.watch(wakeup.fileno(), wakeup.drain)
         try:
@@ -144,21 +146,15 @@ class Supervisor:
             wakeup.close()
         return self.exit_code
 
-    def _record_signal(self, number: int, frame: object) -> None:
-        self._signals.append(number)
-
     def wait_time(self) -> float:
         """Seconds until ``step`` should run even if nothing happens; judges the rows to know it."""
         now = time.monotonic()
-        wakes = [self._next_tick - now, self._drain.ends - now, self.stack_log.due - now]
+        wakes = [self._next_tick - now, self._drain.ends - now, self.stack_log.due - now, self.template.wake()]
         if self.pool is not None:
             wakes.append((self.pool.enforcer.enforce() - time.monotonic_ns()) / 1e9)
+            wakes += (self.lease.wake(), self.steward.wake(self.pool))
             if pause := self.pool.next_start():
                 wakes.append(pause)
-        if self.template.pause is not None:
-            wakes.append(self.template.pause)
-        elif not self.template.flush():
-            wakes.append(0.01)
         if self.control.flush():
             wakes.append(0.01)
         return max(0.0, min(wakes))
@@ -172,7 +168,7 @@ class Supervisor:
         self.stack_log.write_what_is_due()
         if time.monotonic() >= self._next_tick and self.state is not NodeState.STOPPED:
             self._next_tick = time.monotonic() + _TICK
-            self._tick()
+            look_around(self)
 
     @property
     def serves(self) -> bool:
@@ -183,8 +179,13 @@ class Supervisor:
         """Whatever the state asks for next; safe to call at any time."""
         if (self.serves or self.state is NodeState.STARTING) and self.template.pause == 0:
             self.template.start()
-        if self.pool is None:
+        if self.pool is None or self.files is None:
             return
+        if self.succession.refused:
+            self._begin_anew(self.pool, self.files)
+            return
+        self._drain.forced |= self.lease.check(self.files.board.lease_until, self.pool) and self._drain.began
+        self.steward.judge(self.pool)
         if self.state is NodeState.DRAINING:
             if self._drain.advance(self.pool, failed=bool(self.failure)):
                 self.stop_now()
@@ -192,26 +193,6 @@ class Supervisor:
             self.give_up(ExitCode.RESTART_LIMIT if self.pool.worked else ExitCode.BOOT_FAILED, self.pool.broken)
         elif self.serves:
             self.pool.reconcile()
-
-    def _tick(self) -> None:
-        logs.flush()
-        self.template.check()
-        if self._files is not None and not self._files.lock.is_current() and not self.failure:
-            self.give_up(ExitCode.BROKER_UNUSABLE, f"{self._files.lock.path} was deleted while the node ran")
-        pool = self.pool
-        if pool is None:
-            return
-        if not check_boots(pool, self.settings.boot_timeout):
-            self.template.kill(f"it did not fork within {self.settings.boot_timeout:g} s")
-        check_stops(pool)
-        check_hangs(pool)
-        replace_aged(pool, self.settings.max_lifetime)
-        pool.repeat_tickets()
-        self._steward.check(pool)
-        self.template.end_former(lambda former: any(child.alive and child.template is former for child in pool))
-        fat = self.memory.over([child for child in pool if child.alive], self.template.pid)
-        if fat is not None:
-            pool.retire(*fat)
 
     # ---- the template
 
@@ -236,13 +217,13 @@ class Supervisor:
             ConfigurationError: a reload changed the broker.
         """
         directory = Path(ready.node_directory)
-        if self._files is not None and self._files.directory != directory:
+        if self.files is not None and self.files.directory != directory:
             raise ConfigurationError(f"it moves the app to {ready.broker}: restart the node for that")
         self.app, self.broker = ready.app, ready.broker
         for warning in ready.warnings:
             self.reporter.emit(EventKind.WARNING, cause=warning)
         try:
-            files = self._open_files(directory)
+            files = self.files = self.files or open_files(directory, self.node, self.incarnation, self.reporter)
         except (PoolrtError, OSError) as error:
             self.give_up(getattr(error, "exit_code", ExitCode.BROKER_UNUSABLE), str(error))
             return
@@ -253,21 +234,15 @@ class Supervisor:
         numbers = {"import_seconds": round(ready.import_seconds, 3)}
         if self.pool is None:
             self.pool = Pool(self.settings, files.board, template, self.reporter, self._lifelines)
+            self.succession.hand_over(self.pool)
+            self.steward.board = files.board
             for incarnation, running in files.former.items():
                 self.pool.settle(partial(notice.Reclaim, incarnation=incarnation, running=running))
             self.reporter.emit(EventKind.NODE_STARTED, cause=f"app {self.app} on {self.broker}", numbers=numbers)
         elif template is self.template.candidate:
             self.reporter.emit(EventKind.NODE_RELOADED, cause="children move to the new code", numbers=numbers)
         self.pool.move_to(template)
-        self._steward.check(self.pool)
-
-    def _open_files(self, directory: Path) -> NodeFiles:
-        if self._files is None:
-            self._files = NodeFiles(directory, self.node, self.incarnation)
-            if self._files.swept:
-                numbers = {"ended": len(self._files.swept)}
-                self.reporter.emit(EventKind.LEFT_BEHIND, cause="an earlier start had left processes", numbers=numbers)
-        return self._files
+        self.steward.check(self.pool)
 
     def _template_lost(self, template: TemplateProcess) -> None:
         """Its children died with it (PDEATHSIG), and what they leave comes to us."""
@@ -285,6 +260,22 @@ class Supervisor:
         if self.template.process is None and self.state is not NodeState.DRAINING:
             self.template.start()
 
+    def _begin_anew(self, pool: Pool, files: NodeFiles) -> None:
+        """Others took over what this start held: be another one under the same name."""
+        if self.state is NodeState.DRAINING:
+            self._drain.forced |= bool(pool.children)
+            self.stop_now()
+            return
+        self.incarnation = str(uuid.uuid4())
+        self.succession.end(pool, self.template, self._lifelines, self.incarnation, serves=self.serves)
+        self.state, self.pool = NodeState.STARTING, None
+        self.lease.begin_anew()
+        self.steward.begin_anew()
+        try:
+            files.begin_anew(self.incarnation)
+        except OSError as error:
+            self.give_up(ExitCode.BROKER_UNUSABLE, f"cannot begin anew: {error}")
+
     # ---- children
 
     def _from_child(self, child: Child, received: notice.Notice) -> None:
@@ -295,28 +286,34 @@ class Supervisor:
             self.pool.leaves(child, received)
         elif isinstance(received, notice.BootFailed):
             self._boot_failed(child, received.traceback)
-        elif isinstance(received, notice.Status):
-            self.queue = received
-            self._steward.heard()
-        elif isinstance(received, notice.Poke):
-            self.pool.enforcer.look_now()
-        elif isinstance(received, notice.Settled):
-            command = self.pool.ticket_done(received.ticket)
-            if isinstance(command, notice.Reclaim) and self._files is not None:
-                self._files.confirm(command.incarnation)
+        elif isinstance(received, (notice.Status, notice.LeaseLost, notice.Settled)):
+            self._from_steward(received)
+        elif isinstance(received, (notice.Poke, notice.CancelRun, notice.Recalled)):
+            self.pool.heard(received)
         elif isinstance(received, notice.Happened):
             self.reporter.report(received.event)
         elif isinstance(received, notice.Trouble):
             self._trouble.said(child, received)
 
+    def _from_steward(self, received: notice.Status | notice.LeaseLost | notice.Settled) -> None:
+        if isinstance(received, notice.Status):
+            self.queue = received
+            self.steward.heard()
+        elif isinstance(received, notice.LeaseLost):
+            self.succession.refused = received.text
+        elif self.pool is not None:
+            command = self.pool.ticket_done(received.ticket)
+            if isinstance(command, notice.Reclaim) and self.files is not None:
+                self.files.confirm(command.incarnation)
+
     def _child_up(self, child: Child, up: notice.Up) -> None:
         assert self.pool is not None
         self.pool.is_up(child, up)
         if child.role == STEWARD:
-            self._steward.up()
+            self.steward.up()
             if self.state is NodeState.STARTING:
-                self.state = NodeState.SERVING
-                self.pool.wanted = self.settings.concurrency
+                self.state = NodeState.QUIET if self.pool.quiet else NodeState.SERVING
+                self.pool.wanted = self.succession.kept.wanted
         else:
             self.gate.open({"node": self.node})
 
@@ -324,8 +321,9 @@ class Supervisor:
         child.cause = trace.strip().rpartition("\n")[2]
         log.error("%s %s.%s could not boot:\n%s", child.role, child.slot, child.generation, trace.rstrip())
         if child.role == STEWARD:
-            self._steward.boot_failed()
-            if self.state is NodeState.STARTING and self._steward.failures >= MAX_IMPORTS:
+            self.steward.boot_failed()
+            may_give_up = self.state is NodeState.STARTING and not self.succession.count
+            if may_give_up and self.steward.failures >= MAX_IMPORTS:
                 self.give_up(ExitCode.BROKER_UNUSABLE, child.cause)
 
     def _child_exited(self, exited: notice.Exited) -> None:
@@ -335,8 +333,10 @@ class Supervisor:
             self._lifelines.read(child)  # what it said before it died must not come after its death
             self._trouble.forget(child)
         self.pool.exited(exited)
+        if exited.status == EX_FENCED:
+            self.pool.poke_steward()  # it renews at once: was this child barred, or the whole node?
         if self.serves or (self.state is NodeState.DRAINING and not (self.pool.settled or self.failure)):
-            self._steward.check(self.pool)  # without backoff: what the dead held waits for it
+            self.steward.check(self.pool)  # without backoff: what the dead held waits for it
 
     # ---- stopping
 
@@ -373,7 +373,7 @@ class Supervisor:
 
     def stop_now(self) -> None:
         """End the template and everything below it; the node has stopped."""
-        clean = self.pool is not None and self.pool.condemn_all("the node stopped; put back")
+        clean = self.pool is not None and kill_the_rest(self.pool)
         if self._drain.forced:
             self.exit_code = self.exit_code or ExitCode.FORCED_STOP
         self.template.stop()
@@ -382,9 +382,9 @@ class Supervisor:
         for child in list(self.pool or ()):
             self._lifelines.unwatch(child)
             child.close()
-        if self._files is not None:
-            self._files.close(clean=clean)
-            self._files = None
+        if self.files is not None:
+            self.files.close(clean=clean)
+            self.files = None
         self.state = NodeState.STOPPED
         self.reporter.emit(EventKind.NODE_STOPPED, numbers=dict(self.pool.totals) if self.pool else {})
 

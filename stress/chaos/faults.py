@@ -34,6 +34,16 @@ FAULTS: Final = {
 SLOW_FAULTS: Final = {("freeze", "steward"): 1}
 """The same; for storms that have the time: it is noticed after 15 s, in which it may hold the database's lock."""
 
+SERVER_FAULTS: Final = {
+    ("kill", "server"): 7,
+    ("stall", "server"): 7,
+    ("outlast", "server"): 1,
+    ("cut", "clients"): 8,
+    ("flush", "scripts"): 6,
+}
+"""The same; for storms on a server: SIGKILL and a start, SIGSTOP for less and for more than the nodes' lease, all
+connections closed, all scripts forgotten."""
+
 ATTEMPTS: Final = 3
 """The attempt at which a task that retries succeeds."""
 
@@ -79,9 +89,26 @@ class Fault(NamedTuple):
         return f"{self.at:6.2f} s {self.how} {self.whom}"
 
     @property
+    def hits_store(self) -> bool:
+        """Whether no process of a node is hit."""
+        return self.whom in ("server", "clients", "scripts")
+
+    @property
     def ends_supervisor(self) -> bool:
         """Whether the node must be started again."""
         return self.whom == "everyone" or ("supervisor" in self.whom and self.how != "pause")
+
+
+def _lasts(how: str, whom: str) -> tuple[float, float]:
+    """Between how many seconds and how many a fault lasts."""
+    match how, whom:
+        case "outlast", _:
+            return 3.5, 5.0
+        case "kill", "server":
+            return 0.5, 2.0
+        case "stall", _:
+            return 0.2, 3.0
+    return (0.0, 0.4) if "supervisor" in whom and how == "kill" else (0.02, 1.2)
 
 
 def value_of(number: int) -> int:
@@ -108,16 +135,21 @@ def _call(draw: random.Random, at: float, number: int) -> Call:
     return Call(at, number, kind, arguments, countdown, draw.choice((0, 0, 0, 5, 9)))
 
 
-def faults(seed: int, seconds: float, every: float, *, slow: bool) -> list[Fault]:
+def faults(seed: int, seconds: float, every: float, *, slow: bool, server: bool = False) -> list[Fault]:
     """Faults over ``seconds``, ``every`` so many seconds on average; the last fifth leaves the supervisor alone, so
-    that one is seen that has lived through many of them."""
+    that one is seen that has lived through many of them.
+
+    Args:
+        slow: with those that take long to be noticed.
+        server: with those of a server.
+    """
     draw = random.Random(f"faults {seed}")
-    weights = {**FAULTS, **SLOW_FAULTS} if slow else FAULTS
+    weights = {**FAULTS, **(SLOW_FAULTS if slow else {}), **(SERVER_FAULTS if server else {})}
     planned: list[Fault] = []
     at = 0.5
     while (at := at + draw.expovariate(1 / every)) < seconds:
         how, whom = draw.choices(list(weights), list(weights.values()))[0]
-        short = draw.uniform(0.0, 0.4) if "supervisor" in whom and how == "kill" else draw.uniform(0.02, 1.2)
+        short = draw.uniform(*_lasts(how, whom))
         again = draw.uniform(0.02, 0.6) if draw.random() < 0.25 else 0.0
         deliveries = 2 if draw.random() < 0.15 else 50
         fault = Fault(at, how, whom, draw.random(), short, again, deliveries)

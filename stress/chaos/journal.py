@@ -22,6 +22,11 @@ KEPT: Final = "kept"
 MOVED: Final = "moved"
 """The message changed its state: reserved, put back, delayed, promoted."""
 
+TWICE: Final = "held twice"
+"""It was reserved while another owner held it."""
+UNHELD: Final = "dropped"
+"""Its owner lost it, and it was put nowhere."""
+
 _STATES: Final = ("queued", "suspect", "delayed", "reserved")
 
 _NOW: Final = "(julianday('now') - 2440587.5) * 86400.0"
@@ -54,11 +59,13 @@ class Entry(NamedTuple):
     state: int
     """The broker's code: of a message for all but ``kept``, of a record for that."""
     lost: int
+    note: str = ""
 
     def __str__(self) -> str:
         """For reports."""
         state = _STATES[self.state] if self.state < len(_STATES) else f"record {self.state}"
-        return f"{self.at % 1000:.3f} {self.what} as {state}, lost {self.lost}"
+        note = f", {self.note}" if self.note else ""
+        return f"{self.at % 1000:.3f} {self.what} as {state}, lost {self.lost}{note}"
 
 
 class Journal:
@@ -99,6 +106,7 @@ def complaints(entries: list[Entry], placed: int = 1) -> list[str]:
         wrong.append("it is still there" if life[-1] == PLACED else f"its life was {' '.join(life)}")
     if life.count(PLACED) > placed:
         wrong.append(f"it was stored {life.count(PLACED)} times, not at most {placed}")
+    wrong += [f"it was {what}" for what in (TWICE, UNHELD) if what in whats]
     if whats.count(KEPT) > 1:
         wrong.append(f"it had {whats.count(KEPT)} outcomes")
     return wrong

@@ -16,7 +16,7 @@ import tempfile
 
 from poolrt import MemoryLimitExceeded, Supervisor
 from poolrt.message import decode_record
-from poolrt.settings import parse_size
+from poolrt.units import parse_size
 
 MIB = 1 << 20
 TARGET_MIB = 64.0

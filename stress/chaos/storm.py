@@ -1,9 +1,10 @@
 """A storm of SIGKILL and SIGSTOP on a node at work: is every task accounted for, and nothing left?
 
-    python -m stress.chaos storm [--small | --full] [--seed N] [--tasks N]
+    python -m stress.chaos storm [--small | --full] [--seed N] [--tasks N] [--broker redis] [--nodes N]
 
     PRODUCER (a thread)  enqueues mixed tasks, in bursts, again under the same id until the broker takes them
-    STORM (this thread)  kills, stops and continues child, template, steward and supervisor; starts the node again
+    STORM (this thread)  kills, stops and continues child, template, steward and supervisor; starts a node again;
+                         kills and stops the server, cuts its clients off, makes it forget its scripts
     ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
     then: all ends, TERM, and the account of ledger, journal and records
 
@@ -19,22 +20,24 @@ import itertools
 import os
 import shutil
 import signal
-import statistics
 import sys
 import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from poolrt import App
+from poolrt.errors import BrokerError
 from stress.chaos import account, faults
 from stress.chaos.faults import Fault
-from stress.chaos.journal import Journal
 from stress.chaos.producer import Producer
+from stress.chaos.stores import Store, made_for
 from stress.chaos.storm_node import CONCURRENCY, Node
+from stress.chaos.storm_report import Reclaim, explain, report
+
+T = TypeVar("T")
 
 MOST_DELIVERIES: Final = 50
 REPLACED_WITHIN: Final = 20.0
@@ -42,7 +45,6 @@ REPLACED_WITHIN: Final = 20.0
 the template's, or the steward's 15."""
 LONGEST_BOOT: Final = 30.0
 GONE_WITHIN: Final = 2.0
-MOST_EXPLAINED: Final = 10
 STEADY: Final = ["standby"] * 2 + ["up"] * CONCURRENCY
 """The states of a node's children when nothing happens."""
 
@@ -66,28 +68,14 @@ SIZES: Final = {
 }
 
 
-class Reclaim(NamedTuple):
-    """How a start took back what the starts before it had held."""
-
-    took: float
-    """Seconds from its exec until the broker knew no earlier start any more."""
-    booted: float
-    """Seconds of these until its supervisor had a template that had imported the app."""
-    fault: Fault
-
-    def __str__(self) -> str:
-        """For reports."""
-        return (
-            f"{self.fault}: what the node had held was taken back {self.took:.2f} s after its exec, "
-            f"{self.booted:.2f} s of which until the app was imported"
-        )
-
-
 class Storm:
     """One storm from its first fault to its account."""
 
-    def __init__(self, node: Node, app: App, planned: list[Fault], size: Size, options: argparse.Namespace) -> None:
-        self.node = node
+    def __init__(
+        self, nodes: list[Node], store: Store, app: App, planned: list[Fault], size: Size, options: argparse.Namespace
+    ) -> None:  # fmt: skip
+        self.nodes = nodes
+        self.store = store
         self.app = app
         self.planned = planned
         self.size = size
@@ -96,7 +84,7 @@ class Storm:
         self.stopped: set[int] = set()
         self.reclaims: list[Reclaim] = []
         self.wrong: list[str] = []
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()
 
     # ---- the storm
@@ -114,10 +102,15 @@ class Storm:
             self._wait_until(self._due[0][0])
 
     def _make(self, fault: Fault) -> None:
+        if fault.hits_store:
+            there = self.store.hit(fault.how, fault.seconds, self._later)
+            self.made[f"{fault.how} {fault.whom}" + ("" if there else ": nobody there")] += 1
+            return
+        node = self.nodes[int(fault.pick * 997) % len(self.nodes)]
         if fault.whom == "everyone":
-            victims = self.node.marked()
+            victims = node.marked()
         else:
-            roles = self.node.roles()
+            roles = node.roles()
             victims = [self._one(roles[role], fault.pick) for role in fault.whom.split("+")]
         victims = [pid for pid in victims if pid]
         if not victims:
@@ -125,48 +118,49 @@ class Storm:
             return
         self.made[f"{fault.how} {fault.whom}"] += 1
         if fault.how == "freeze" and fault.whom == "template":
-            self.node.send(self._one(roles["child"], fault.pick), signal.SIGKILL)  # else nobody needs to notice it
+            node.send(self._one(roles["child"], fault.pick), signal.SIGKILL)  # else nobody needs to notice it
         for pid in victims:
             if fault.how != "kill":
                 self.stopped.add(pid)
-            self.node.send(pid, signal.SIGKILL if fault.how == "kill" else signal.SIGSTOP)
+            node.send(pid, signal.SIGKILL if fault.how == "kill" else signal.SIGSTOP)
         if fault.ends_supervisor:
-            self._start_again(fault)
+            self._start_again(node, fault)
         elif fault.how == "pause":
             for pid in victims:
-                self._later(fault.seconds, lambda pid=pid: self.node.send(pid, signal.SIGCONT))
+                self._later(fault.seconds, lambda pid=pid: node.send(pid, signal.SIGCONT))
         elif fault.how == "freeze":
-            self._must_go(victims[0], fault)
+            self._must_go(node, victims[0], fault)
 
     @staticmethod
     def _one(pids: list[int], pick: float) -> int:
         return pids[int(pick * len(pids))] if pids else 0
 
-    def _must_go(self, pid: int, fault: Fault) -> None:
+    def _must_go(self, node: Node, pid: int, fault: Fault) -> None:
         """It must be replaced without us; else that is wrong, and we end it."""
         deadline = time.monotonic() + REPLACED_WITHIN
 
         def look() -> None:
-            if self.node.gone(pid):
+            if node.gone(pid):
                 return
             if time.monotonic() < deadline:
                 self._later(0.25, look)
                 return
             self.wrong.append(f"{fault}: process {pid} stood still for {REPLACED_WITHIN:g} s and was not replaced")
-            self.node.send(pid, signal.SIGKILL)
+            node.send(pid, signal.SIGKILL)
 
         look()
 
-    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+    def _later(self, seconds: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), action))
 
     def _wait_until(self, moment: float) -> None:
         """Do what is due meanwhile; and start a node again that ended by itself, which is wrong."""
         while True:
             now = time.monotonic()
-            if self.node.ended() is not None:
-                self.wrong.append(f"the supervisor ended by itself, with {self.node.ended()}")
-                self.node.start(MOST_DELIVERIES)
+            for node in self.nodes:
+                if node.ended() is not None:
+                    self.wrong.append(f"the supervisor of {node.name} ended by itself, with {node.ended()}")
+                    node.start(MOST_DELIVERIES)
             if self._due and self._due[0][0] <= now:
                 heapq.heappop(self._due)[2]()
             elif now >= moment:
@@ -176,45 +170,57 @@ class Storm:
 
     # ---- starting again
 
-    def _start_again(self, fault: Fault) -> None:
+    def _start_again(self, node: Node, fault: Fault) -> None:
         if fault.how == "freeze":
-            supervisor = self.node.process.pid
+            supervisor = node.process.pid
             time.sleep(faults.FROZEN_SUPERVISOR)
-            self.node.send(supervisor, signal.SIGKILL)
-        self.node.process.wait(5)
+            node.send(supervisor, signal.SIGKILL)
+        node.process.wait(5)
         time.sleep(fault.seconds)
         if fault.again:
-            self.node.start(fault.max_deliveries)
+            node.start(fault.max_deliveries)
             time.sleep(fault.again)
             self.made["kill supervisor while it boots"] += 1
-            self.node.send(self.node.process.pid, signal.SIGKILL)
-            self.node.process.wait(5)
+            node.send(node.process.pid, signal.SIGKILL)
+            node.process.wait(5)
         for _, _, action in sorted(self._due, key=lambda due: due[:2]):
             action()  # a paused process may hold the database's lock: what is measured here is the node
         self._due.clear()
-        former = self._starts()
+        former = self._starts(node)
         began, wall = time.monotonic(), time.time()
-        self.node.start(fault.max_deliveries)
-        while former & self._starts():
+        node.start(fault.max_deliveries)
+        while former & self._starts(node):
             if time.monotonic() - began > LONGEST_BOOT:
-                self.wrong.append(f"{fault}: what the node had held was not taken back within {LONGEST_BOOT:g} s")
+                self.wrong.append(f"{fault}: what {node.name} had held was not taken back within {LONGEST_BOOT:g} s")
                 return
             time.sleep(0.005)
         if former:
             took = time.monotonic() - began
-            self.reclaims.append(Reclaim(took, self.node.told_at("node-started") - wall, fault))
+            self.reclaims.append(Reclaim(took, node.told_at("node-started") - wall, fault))
             if took > self.options.reclaim_within:
                 self.wrong.append(str(self.reclaims[-1]))
-        self.wait_up()
+        self.wait_up(node)
 
-    def _starts(self) -> set[str]:
+    def _starts(self, node: Node) -> set[str]:
         """The starts of the node that the broker knows and that have not left."""
-        return {incarnation for incarnation, _ in self.app.broker.others()}
+        return {incarnation for incarnation, name in self._asked(self.app.broker.others) if name == node.name}
 
-    def wait_up(self) -> None:
+    def _asked(self, question: Callable[[], T]) -> T:
+        """What the broker answers, once it does."""
+        deadline = time.monotonic() + LONGEST_BOOT
+        while True:
+            try:
+                return question()
+            except BrokerError:
+                if time.monotonic() > deadline:
+                    raise
+                self._wait_until(time.monotonic() + 0.05)
+
+    @staticmethod
+    def wait_up(node: Node) -> None:
         """Wait until the node works: else most faults would meet a node that boots, and too few one that runs tasks."""
         deadline = time.monotonic() + LONGEST_BOOT
-        while not self.node.roles()["child"] and self.node.ended() is None and time.monotonic() < deadline:
+        while not node.roles()["child"] and node.ended() is None and time.monotonic() < deadline:
             time.sleep(0.01)
 
     # ---- the calm after it
@@ -222,45 +228,51 @@ class Storm:
     def settle(self) -> None:
         """Wait until everything has ended."""
         deadline = time.monotonic() + self.size.drain
-        while (depth := self.app.broker.depth())[:3] != (0, 0, 0):
+        while (depth := self._asked(self.app.broker.depth))[:3] != (0, 0, 0):
             self._wait_until(time.monotonic() + 0.05)
             if time.monotonic() > deadline:
                 self.wrong.append(f"{self.size.drain:g} s after the storm not all has ended: {depth}")
                 return
 
-    def open_files(self) -> int:
+    @staticmethod
+    def open_files(node: Node) -> int:
         """Descriptors of the supervisor once it has all its children; the most of some looks, 0 if it never has."""
         deadline = time.monotonic() + LONGEST_BOOT
         counts: list[int] = []
         while len(counts) < 5 and time.monotonic() < deadline:
-            status = self.node.status()
+            status = node.status()
             states = [row["state"] for row in status["children"]] if status else []
             if status and status["steward"] and sorted(states) == STEADY:
-                counts.append(self.node.open_files())
+                counts.append(node.open_files())
             time.sleep(0.05)
         return max(counts, default=0)
 
-    def check_files(self, before: int, after: int) -> None:
+    def check_files(self, before: list[int]) -> None:
         """A supervisor that has lived through many faults has no more descriptors than one that has just begun."""
-        if not 0 < after <= before + 1:  # one more: our own connection, which it has not closed yet
-            self.wrong.append(f"the supervisor has {after} descriptors, at the beginning it had {before}")
+        for node, first in zip(self.nodes, before, strict=True):
+            after = self.open_files(node)
+            if not 0 < after <= first + 1:  # one more: our own connection, which it has not closed yet
+                self.wrong.append(f"the supervisor of {node.name} has {after} descriptors, at the beginning {first}")
 
     def check_stop(self) -> None:
-        """TERM ends the node with 0, and 2 s later nothing of it is left."""
-        code = self.node.stop(15)
-        if code != 0:
-            self.wrong.append(f"on TERM the node ended with {code}")
-        deadline = time.monotonic() + GONE_WITHIN
-        while (left := self.node.marked()) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for pid in left:
-            with open(f"/proc/{pid}/cmdline") as file:
-                self.wrong.append(f"process {pid} is left: {file.read()!r}")
+        """TERM ends each node with 0, and 2 s later nothing of it is left."""
+        for node in self.nodes:
+            code = node.stop(15)
+            if code != 0:
+                self.wrong.append(f"on TERM {node.name} ended with {code}")
+            deadline = time.monotonic() + GONE_WITHIN
+            while (left := node.marked()) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            for pid in left:
+                with open(f"/proc/{pid}/cmdline") as file:
+                    self.wrong.append(f"process {pid} of {node.name} is left: {file.read()!r}")
 
     def check_logs(self) -> None:
         """No log tells of an impossible move, or has a traceback of ours beside its lines."""
         for words in ("impossible", "Traceback (most recent call last)"):
-            self.wrong.extend(f"in a log: {line}" for line in self.node.messages(words))
+            told = [line for node in self.nodes for line in node.messages(words)]
+            # A child that could not reach the server tells why.
+            self.wrong.extend(f"in a log: {line}" for line in told if "could not boot" not in line)
 
     def check_left(self) -> None:
         """Nothing is held, registered, open or lying about."""
@@ -270,12 +282,11 @@ class Storm:
         if starts := self.app.broker.others():
             self.wrong.append(f"registered with the broker: {starts}")
         self.app.close()
-        name = self.node.database.name
-        known = {name, f"{name}-claims", f"{name}-nodes", f"{name}-nodes/storm.lock", f"{name}-nodes/storm.board"}
-        for folder, allowed in (("broker", known), ("run", set()), ("tmp", set())):
-            place = self.node.folder / folder
-            found = {str(path.relative_to(place)) for path in place.rglob("*")} - allowed
-            self.wrong.extend(f"left in {folder}/: {path}" for path in sorted(found))
+        self.wrong += self.store.left([node.name for node in self.nodes])
+        for node in self.nodes:
+            for place in (node.folder / "run", node.folder / "tmp"):
+                found = sorted(str(path.relative_to(node.folder)) for path in place.rglob("*"))
+                self.wrong.extend(f"left in {node.name}/: {path}" for path in found)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -285,76 +296,68 @@ def run(options: argparse.Namespace) -> int:
         size = size._replace(tasks=options.tasks)
     if options.every:
         size = size._replace(every=options.every)
-    seconds = size.tasks / size.per_second
     folder = Path(tempfile.mkdtemp(prefix="storm-"))
-    node = Node(folder, str(uuid.uuid4()))
-    os.environ.update(STORM_BROKER=node.env["STORM_BROKER"], STORM_LEDGER=str(node.ledger))
+    ledger = folder / "ledger"
+    store = made_for(options, folder)
+    nodes = [Node(folder / f"storm-{i + 1}", store.url, ledger, store.flags) for i in range(options.nodes)]
+    os.environ.update(STORM_BROKER=store.url, STORM_LEDGER=str(ledger))
     app = importlib.import_module("stress.chaos.storm_app").app  # now, since it reads the environment
     app.broker.depth()
-    journal = Journal(node.database)
-    journal.install()
+    store.journal.install()
+    seconds = size.tasks / size.per_second
+    server = options.broker == "redis"
+    planned = faults.faults(options.seed, seconds, size.every, slow=size.slow, server=server)
     producer = Producer(app, faults.calls(options.seed, size.tasks, seconds))
-    storm = Storm(node, app, faults.faults(options.seed, seconds, size.every, slow=size.slow), size, options)
-    began = time.monotonic()
+    storm = Storm(nodes, store, app, planned, size, options)
     print(
-        f"storm: seed {options.seed}, {size.tasks} tasks and {len(storm.planned)} faults in {seconds:.0f} s", flush=True
-    )
+        f"storm: seed {options.seed}, {size.tasks} tasks and {len(planned)} faults in {seconds:.0f} s; "
+        f"{options.broker}, {options.nodes} nodes", flush=True,
+    )  # fmt: skip
     try:
-        node.start(MOST_DELIVERIES)
-        before = storm.open_files()
+        raged, took = make(storm, producer, seconds)
+        made = account.account(
+            producer.accepted, app, account.Ledger(ledger), store.journal.read(), storm.stopped, store.admitted
+        )
+        storm.check_left()
+        storm.check_logs()
+        report(storm, producer, made, raged, took)
+        if not storm.wrong and not made.wrong:
+            shutil.rmtree(folder)
+            return 0
+        explain(storm, made, ledger)
+    finally:
+        store.close()
+    print(f"again: {again(options, size)}")
+    print(f"logs, ledger and messages: {folder}")
+    return 1
+
+
+def make(storm: Storm, producer: Producer, seconds: float) -> tuple[float, float]:
+    """The storm and the calm after it; how many seconds the first took, and both."""
+    began = time.monotonic()
+    try:
+        for node in storm.nodes:
+            node.start(MOST_DELIVERIES)
+        before = [storm.open_files(node) for node in storm.nodes]
         producer.start()
         storm.rage()
         producer.join(seconds + 60)
         raged = time.monotonic() - began
         storm.settle()
-        storm.check_files(before, storm.open_files())
+        storm.check_files(before)
         storm.check_stop()
     finally:
         producer.stop()
-        node.end()
-    made = account.account(producer.accepted, app, account.Ledger(node.ledger), journal.read(), storm.stopped)
-    storm.check_left()
-    storm.check_logs()
-    report(storm, producer, made, raged, time.monotonic() - began)
-    if not storm.wrong and not made.wrong:
-        shutil.rmtree(folder)
-        return 0
-    explain(storm, made, journal)
-    again = f"--{options.size} --tasks {size.tasks} --every {size.every:g} --seed {options.seed}"
-    print(f"again: python -m stress.chaos storm {again}")
-    print(f"logs, ledger and database: {folder}")
-    return 1
+        for node in storm.nodes:
+            node.end()
+    return raged, time.monotonic() - began
 
 
-def report(storm: Storm, producer: Producer, made: account.Account, raged: float, took: float) -> None:
-    """Print what was done, and what came of it."""
-    print(account.table(made))
-    print("\nfaults")
-    for name, count in sorted(storm.made.items()):
-        print(f"  {count:4} {name}")
-    if storm.reclaims:
-        half = statistics.median(each.took for each in storm.reclaims)
-        print(f"\n{len(storm.reclaims)} starts took their own back, half of them within {half:.2f} s; the slowest:")
-        print(f"  {max(storm.reclaims)}")
-    print(
-        f"{storm.node.starts} starts of the node; {producer.refused} calls refused and made again; "
-        f"{made.lost} lost, {made.doubled} ended twice, {made.total('again')} ran again; "
-        f"storm {raged:.1f} s, all {took:.1f} s"
-    )
-
-
-def explain(storm: Storm, made: account.Account, journal: Journal) -> None:
-    """Print what is wrong, and what ledger, journal and logs say of it."""
-    for text in storm.wrong:
-        print(f"WRONG: {text}")
-    lives = journal.read()
-    ledger = account.Ledger(storm.node.ledger)
-    for number, (task_id, wrong) in enumerate(made.wrong.items()):
-        print(f"WRONG: {task_id}: {'; '.join(wrong)}")
-        if number < MOST_EXPLAINED:
-            print(*(f"    {run}" for run in ledger.runs[task_id]), sep="\n")
-            print(*(f"    {entry}" for entry in lives.get(task_id, [])), sep="\n")
-            print(*(f"    {line}" for line in storm.node.messages(task_id)), sep="\n")
+def again(options: argparse.Namespace, size: Size) -> str:
+    """The command that makes this storm again."""
+    store = f"--broker {options.broker} --fsync {options.fsync}" if options.broker == "redis" else ""
+    amount = f"--{options.size} --tasks {size.tasks} --every {size.every:g} --seed {options.seed}"
+    return f"python -m stress.chaos storm {amount} --nodes {options.nodes} {store}".rstrip()
 
 
 def main() -> None:
@@ -366,6 +369,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the tasks and the faults (default: 1)")
     parser.add_argument("--tasks", type=int, help="so many tasks")
     parser.add_argument("--every", type=float, metavar="SECONDS", help="between two faults, on average (default: 0.4)")
+    parser.add_argument("--broker", choices=("sqlite", "redis"), default="sqlite", help="default: sqlite")
+    parser.add_argument("--nodes", type=int, default=1, help="so many, each with a disk of its own (default: 1)")
+    parser.add_argument("--fsync", choices=("always", "everysec"), default="everysec", help="of the server's file")
     parser.add_argument(
         "--reclaim-within", type=float, default=1.0, metavar="SECONDS",
         help="how long a node that was started again may take to take its own back (default: 1)",

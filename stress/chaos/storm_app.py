@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from poolrt import App
+from poolrt.errors import BrokerError
 from stress.chaos.faults import ATTEMPTS, value_of
 
 LIMIT = 4.0
@@ -121,7 +122,7 @@ def suicide(self: Any, number: int) -> int:
         return value_of(number)
 
 
-@app.task(name="make", bind=True, time_limit=LIMIT)
+@app.task(name="make", bind=True, time_limit=LIMIT, max_retries=50, retry_for=BrokerError, retry_backoff="50ms")
 def make(self: Any, number: int) -> int:
     """Enqueue another task, whose id says who made it: when this runs again, that is known already."""
     with told(self):

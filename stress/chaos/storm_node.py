@@ -12,38 +12,51 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any, Final
 
 from poolrt.control import ControlClient
 from poolrt.errors import PoolrtError
 
-NAME: Final = "storm"
 MARK: Final = "STORM_OF_POOLRT"
 CONCURRENCY: Final = 3
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class Node:
-    """One node name through all its starts."""
+    """One node name through all its starts, with a disk of its own.
 
-    def __init__(self, folder: Path, mark: str) -> None:
+    Args:
+        folder: its own.
+        url: of the broker.
+        ledger: what all tasks write to.
+        flags: more settings, as ``poolrt serve`` takes them.
+    """
+
+    app = "stress.chaos.storm_app:app"
+    prefix: tuple[str, ...] = ()
+    """What stands before its command."""
+
+    def __init__(self, folder: Path, url: str, ledger: Path, flags: dict[str, object]) -> None:
         self.folder = folder
-        self.database = folder / "broker" / "storm.db"
-        self.ledger = folder / "ledger"
+        self.name = folder.name
+        self._flags = flags
+        mark = str(uuid.uuid4())
         self._mark = f"{MARK}={mark}".encode()
         self.env = {
             **{name: text for name, text in os.environ.items() if not name.startswith("POOLRT_")},
             MARK: mark,
             "POOLRT_RUNTIME_DIR": str(folder / "run"),
             "POOLRT_STRICT": "1",
-            "STORM_BROKER": f"sqlite:///{self.database}",
-            "STORM_LEDGER": str(self.ledger),
+            "XDG_STATE_HOME": str(folder / "state"),
+            "STORM_BROKER": url,
+            "STORM_LEDGER": str(ledger),
             "TMPDIR": str(folder / "tmp"),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         }
-        for name in ("broker", "tmp"):
-            (folder / name).mkdir()
+        for name in ("state", "tmp"):
+            (folder / name).mkdir(parents=True)
         self.starts = 0
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -53,13 +66,14 @@ class Node:
         """Start it, again under the same name."""
         self.starts += 1
         flags = {
-            "node-name": NAME, "concurrency": CONCURRENCY, "max-deliveries": max_deliveries, "boot-timeout": "3s",
+            "node-name": self.name, "concurrency": CONCURRENCY, "max-deliveries": max_deliveries, "boot-timeout": "3s",
             "max-tasks-per-child": 150, "restart-burst": "12/10s", "log-format": "json", "log-level": "debug",
+            **self._flags,
         }  # fmt: skip
         arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         with open(self.log(self.starts), "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "poolrt", "serve", "stress.chaos.storm_app:app", *arguments],
+                [*self.prefix, sys.executable, "-m", "poolrt", "serve", self.app, *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env, cwd=self.folder, process_group=0,
             )  # fmt: skip
 
@@ -86,7 +100,7 @@ class Node:
         directory = os.environ.get("POOLRT_RUNTIME_DIR")
         os.environ["POOLRT_RUNTIME_DIR"] = self.env["POOLRT_RUNTIME_DIR"]
         try:
-            with ControlClient.connect(NAME, timeout=0.5) as client:
+            with ControlClient.connect(self.name, timeout=0.5) as client:
                 found: dict[str, Any] = client.call("status", timeout=0.5)
                 return found
         except (PoolrtError, OSError):
@@ -100,7 +114,7 @@ class Node:
     def messages(self, words: str) -> list[str]:
         """The lines of all logs that hold these words, as people read them."""
         return [
-            f"start {number}: {_told(line)}"
+            f"{self.name} start {number}: {_told(line)}"
             for number in range(1, self.starts + 1)
             for line in self.log(number).read_text(errors="replace").splitlines()
             if words in line

@@ -1,4 +1,7 @@
-"""Cancelling, end to end: what waits never starts and says so, what runs goes on, and the message is kept."""
+"""Cancelling, end to end: what waits never starts and says so, and the message is kept.
+
+What a worker has already: the word that is left here; the rest in tests/process/test_cancel_running.py.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,18 @@ import pytest
 
 from poolrt import App, TaskState
 from poolrt.errors import TaskCancelled
-from poolrt.message import Enqueue, Message, Owner, Record, Requeue, decode_message, encode_message
+from poolrt.message import (
+    Delivery,
+    Enqueue,
+    Message,
+    Outcome,
+    Owner,
+    Record,
+    Requeue,
+    decode_message,
+    encode_message,
+    encode_record,
+)
 
 SECONDS = 20.0
 NOT_STARTED = r"cancelled at 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC: it had not started$"
@@ -51,13 +65,6 @@ def test_a_delayed_task(shop: Any, gate: Any) -> None:
     assert shop.app.result(result.id).cancel()
     with pytest.raises(TaskCancelled, match=NOT_STARTED):
         result.get(timeout=SECONDS)
-
-
-def test_a_running_task_goes_on(gate: Any) -> None:
-    """Running tasks cannot be cancelled yet: False, and it returns its value."""
-    assert not gate.result.cancel()
-    gate.open()
-    assert gate.result.get(timeout=SECONDS) == "went on"
 
 
 @pytest.mark.usefixtures("pool")
@@ -163,6 +170,43 @@ def reason(app: App, task_id: str) -> str:
     with pytest.raises(TaskCancelled) as error:
         result.get(timeout=0)
     return str(error.value)
+
+
+def take(app: App, n: int = 1) -> Delivery:
+    """Reserve it, as a child would."""
+    app.broker.attach(Owner("inc", 0, 1))
+    (held,) = app.broker.settle([], 1, n).deliveries
+    return held
+
+
+def test_what_a_worker_has(idle: App) -> None:
+    """Its node is told until it has ended; asking again changes nothing, and if it ends first its result stands."""
+    result = idle.result(put(idle))
+    held = take(idle)
+    assert result.cancel()
+    assert result.cancel()
+    assert result.state is TaskState.RESERVED
+    assert idle.broker.to_cancel("inc") == [(Owner("inc", 0, 1), held)]
+    record = encode_record(Record(TaskState.SUCCEEDED, "shop_tasks.add", time.time(), value=b"2"))
+    idle.broker.settle([Outcome(held, TaskState.SUCCEEDED, record)], 0, 1)
+    assert idle.broker.to_cancel("inc") == []
+    assert not result.cancel()
+    assert result.get(timeout=0) == 2
+
+
+def test_what_changes_hands_meanwhile(idle: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is put back between the two questions, whether it waits and whether somebody has it: it is not missed."""
+    result = idle.result(put(idle))
+    held = take(idle)
+    cancel_held = idle.broker.cancel_held
+
+    def put_back_first(task_id: str) -> bool:
+        idle.broker.release([held])
+        return cancel_held(task_id)
+
+    monkeypatch.setattr(idle.broker, "cancel_held", put_back_first)
+    assert result.cancel()
+    assert result.state is TaskState.CANCELLED
 
 
 def test_between_two_attempts(idle: App) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +16,13 @@ from typing import Protocol
 import pytest
 
 from poolrt.brokers.base import Broker
+from poolrt.brokers.redis import RedisBroker
+from poolrt.brokers.redis.address import Address
 from poolrt.brokers.sqlite import SqliteBroker
 from poolrt.clock import FakeClock
 from poolrt.message import Enqueue, Owner, new_task_id
+from tests.brokers.connections import fakes
+from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,16 +39,28 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["sqlite"])
-def broker_factory(request: pytest.FixtureRequest, node_dir: Path, clock: FakeClock) -> Iterator[Factory]:
+@pytest.fixture(scope="session", params=["sqlite", "redis"])
+def service(request: pytest.FixtureRequest) -> Server | None:
+    """The shared server of the broker under test; None where its store is a file."""
+    if request.param == "sqlite":
+        return None
+    server: Server = request.getfixturevalue("redis_server")  # here, so that no test is blamed for it
+    return server
+
+
+@pytest.fixture
+def broker_factory(service: Server | None, node_dir: Path, clock: FakeClock) -> Iterator[Factory]:
     """Makes clients of one new, empty store; each is closed after the test."""
-    assert request.param == "sqlite"
     made: list[Broker] = []
+    redis_url = service and service.url(namespace=f"t-{uuid.uuid4().hex}")
 
     def make(*, timeout: float = 5.0, real_clock: bool = False) -> Broker:
-        broker = SqliteBroker(f"sqlite:///{node_dir}/q.db", timeout=timeout, clock=None if real_clock else clock)
-        made.append(broker)
-        return broker
+        own_clock = None if real_clock else clock
+        if redis_url:
+            made.append(RedisBroker(redis_url, timeout=timeout, clock=own_clock))
+        else:
+            made.append(SqliteBroker(f"sqlite:///{node_dir}/q.db", timeout=timeout, clock=own_clock))
+        return made[-1]
 
     yield make
     for broker in made:
@@ -85,6 +102,19 @@ def put(broker: Broker) -> Callable[..., list[str]]:
 
 
 @pytest.fixture
+def waiters(service: Server | None) -> Callable[[Broker], int]:
+    """``waiters(broker)``: how many wait for a task's end."""
+
+    def count(broker: Broker) -> int:
+        if service is None:
+            return sum(name.endswith(".wait") for name in os.listdir(broker.node_directory()))
+        named = service.call("HVALS", f"{{{Address.parse(broker.url).namespace}}}:waiters")
+        return sum(len(keys.split()) for keys in named)
+
+    return count
+
+
+@pytest.fixture
 def script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """``script(source, *arguments)``: start a Python process that runs ``source``; killed and reaped at the end."""
     started: list[subprocess.Popen[str]] = []
@@ -104,6 +134,13 @@ def script() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def fake() -> Iterator[Callable[..., int]]:
+    """``fake(answer, …)``: the port of a server that answers whatever it is sent with these bytes in turn."""
+    with fakes() as listen:
+        yield listen
 
 
 # ---- SQLite alone: tests/brokers/test_sqlite_*.py

@@ -256,3 +256,11 @@ def test_errors_are_broker_errors(broker: Broker, node_dir: Path) -> None:
     with pytest.raises(BrokerError):
         broker.enqueue([Enqueue("task", object(), "default", 0, None)])  # type: ignore[arg-type]
     assert os.path.isdir(node_dir)
+
+
+def test_node_directory_is_private(broker: Broker) -> None:
+    """The folder of sockets, locks and boards is this user's alone."""
+    folder = broker.node_directory()
+    assert folder.is_dir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert broker.node_directory() == folder

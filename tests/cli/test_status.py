@@ -33,7 +33,7 @@ def a_status(**changes: Any) -> dict[str, Any]:
         "version": "9.9", "state": "serving", "started_at": 0.0, "uptime": 273.4, "concurrency": 2,
         "supervisor": {"pid": 10, "rss": 20 << 20}, "template": {"pid": 11, "rss": 33 << 20},
         "steward": {"pid": 12, "state": "up", "rss": 21 << 20}, "children": [idle, child],
-        "totals": {"done": 1204881, "failed": 311, "recycled": 41, "crashed": 1, "killed": 0},
+        "totals": {"done": 1204881, "failed": 311, "recycled": 41, "crashed": 1, "killed": 0, "recalled": 12},
         "queue": {"queued": 1204, "delayed": 3, "reserved": 2, "dead": 2, "oldest": 4.25},
         "last_events": [
             {"kind": "child-crashed", "at": 1e9, "slot": 1, "generation": 2, "pid": 7, "task": TASK, "task_id": TASK_ID,
@@ -97,7 +97,7 @@ def test_the_view_answers_what_one_looks_for():
     """Node, app, broker, state, uptime, queue with its oldest, totals, limits and the last events are all there."""
     text = drawn(a_status())
     for what in ("web-1", "sqlite:////srv/jobs.db", "serving", "4m33s", "queued 1,204", "oldest 4.2s", "done 1,204,881",
-                 "376/500", "14s", "459.0 MiB", "child 1.2", "rss=61.0 MiB"):  # fmt: skip
+                 "376/500", "14s", "459.0 MiB", "child 1.2", "rss=61.0 MiB", "recalled 12"):  # fmt: skip
         assert what in text, what
 
 

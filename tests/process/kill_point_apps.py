@@ -145,18 +145,18 @@ _call: dict[str, object] = {}
 """The broker call this process is in, and the tasks it is about; one thread, one call at a time."""
 
 
-def _during(name, ids_of):
-    """Wrap a method of the broker, so that the store's transaction knows what it is about."""
-    original = getattr(SqliteBroker, name)
+def _during(method, ids_of, name=""):
+    """Wrap a method of the broker, so that the store's transaction knows what it is about, under this name."""
+    original = getattr(SqliteBroker, method)
 
     def call(self, *args, **kwargs):
-        _call.update(name=name, about=_whom(ids_of(*args)))
+        _call.update(name=name or method, about=_whom(ids_of(*args)))
         try:
             return original(self, *args, **kwargs)
         finally:
             _call.clear()
 
-    setattr(SqliteBroker, name, call)
+    setattr(SqliteBroker, method, call)
 
 
 def _ids_of_verdicts(_, verdicts):
@@ -171,7 +171,7 @@ def _ids_of_outcomes(outcomes, *_):
 
 
 _during("enqueue", lambda items: [item.id.replace("made.", TARGET) for item in items])
-_during("settle", _ids_of_outcomes)
+_during("submit", _ids_of_outcomes, "settle")
 _during("release", lambda _: [f"{TARGET}{_running[0]}"] if _running[0] else [])  # what was held beside the target
 _during("bury", _ids_of_verdicts)
 _during("rescue", _ids_of_verdicts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ def test_a_row_is_read_as_written(board: Board) -> None:
     writer.fds(12)
     writer.run(5, 99, b"an-id", b"shop.add", 1000, 2000, 1500, 4096)
     row = board.read(3)
-    assert row == Row(Activity.RUN, 1, 2000, 1500, 4096, 12, 1000, 5, 99, 2, 0, 0, 7, 4242, "an-id", "shop.add")
+    assert row == Row(Activity.RUN, 1, 2000, 1500, 4096, 12, 1000, 5, 99, 2, 5, 0, 0, 7, 4242, "an-id", "shop.add")
     assert repr(row) == "<Row RUN shop.add#an-id (5,99) held=2 done=0 failed=0>"
     writer.ended(failed=True)
     row = board.read(3)
@@ -95,7 +95,7 @@ def test_rows_are_apart(board: Board) -> None:
         board.clear(slot, slot + 1)
     board.writer(0).run(2**64 - 1, 2**64 - 1, b"i" * 128, b"n" * 500, 2**64 - 1, 2**64 - 1, 2**64 - 1, 4096)
     board.writer(SLOTS - 1).run(1, 1, b"i" * 128, b"n" * 128, 1, 1, 1, 4096)
-    assert board.read(1) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, "", "")
+    assert board.read(1) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, "", "")
     assert board.tells_of("inc")
     assert board.read(0).task == "n" * 128
 
@@ -117,7 +117,103 @@ def test_a_cleared_row_says_nothing_of_the_last_child(board: Board) -> None:
     writer.run(1, 2, b"id", b"name", 1, 2, 3, 4096)
     writer.ended(failed=True)
     board.clear(2, 5)
-    assert board.read(2) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, "", "")
+    assert board.read(2) == Row(Activity.NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, "", "")
+
+
+def test_a_recall_mark_reaches_child_and_steward(board: Board) -> None:
+    """The child reads its own, the steward all of them with the generations they are for; a new child has none."""
+    assert (board.recall_marks(), board.recall_mark(2), board.writer(2).recall_mark) == ([], (0, 0, 0), (0, 0, 0))
+    board.clear(2, 5)
+    board.mark_recall(2, 7, 0, 9)
+    board.clear(SLOTS - 1, 1)
+    board.mark_recall(SLOTS - 1, 1, 99, 1)
+    assert board.writer(2).recall_mark == board.recall_mark(2) == (7, 0, 9)
+    assert board.writer(1).recall_mark == (0, 0, 0)
+    assert board.recall_marks() == [(2, 5, 7, 0, 9), (SLOTS - 1, 1, 1, 99, 1)]
+    board.clear(2, 6)
+    assert board.recall_marks() == [(SLOTS - 1, 1, 1, 99, 1)]
+
+
+class Meanwhile:
+    """The board's cells; when the one numbered ``at`` is read, ``then`` happens first, once."""
+
+    def __init__(self, cells: memoryview, at: int, then: Callable[[], object]) -> None:
+        self.cells = cells
+        self.at = at
+        self.then: Callable[[], object] | None = then
+
+    def __getitem__(self, at: object) -> object:
+        if at == self.at and self.then is not None:
+            then, self.then = self.then, None
+            then()
+        return self.cells[at]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("cell", range(51, 54))
+def test_a_child_never_reads_half_a_mark(board: Board, cell: int) -> None:
+    """Stopped and marked anew in the middle of its reading, it reads one mark or the other."""
+    board.mark_recall(0, 5, 6, 7)
+    writer = board.writer(0)
+    cells = Meanwhile(board._cells, ROW_CELLS + cell, lambda: board.mark_recall(0, 9, 1, 11))
+    writer._cells = cells  # type: ignore[assignment]
+    assert writer.recall_mark in {(5, 6, 7), (9, 1, 11)}
+    assert cells.then is None
+
+
+@pytest.mark.parametrize("change", ["mark", "clear", "successor"])
+@pytest.mark.parametrize("cell", [10, 51, 52, 53])
+def test_the_steward_never_reads_half_a_mark(board: Board, cell: int, change: str) -> None:
+    """Nor one generation's mark as another's: each could take back what runs. It looks again later."""
+    board.clear(0, 1)
+    board.mark_recall(0, 5, 6, 7)
+    raw = board._cells
+
+    def then() -> None:
+        board._cells = raw
+        if change != "mark":
+            board.clear(0, 2)
+        if change != "clear":
+            board.mark_recall(0, 5 if change == "successor" else 9, 1, 11)
+        board._cells = cells  # type: ignore[assignment]
+
+    cells = Meanwhile(raw, ROW_CELLS + cell, then)
+    board._cells = cells  # type: ignore[assignment]
+    try:
+        marks = board.recall_marks()
+    finally:
+        board._cells = raw
+    new = (0, 2, 5, 1, 11) if change == "successor" else (0, 1, 9, 1, 11)
+    assert set(marks) <= {(0, 1, 5, 6, 7), new}
+    assert cells.then is None
+
+
+class Watched:
+    """The board's cells; after each one that is written, ``look`` is called."""
+
+    def __init__(self, cells: memoryview, look: Callable[[], object]) -> None:
+        self.cells = cells
+        self.look = look
+
+    def __setitem__(self, at: int, value: int) -> None:
+        self.cells[at] = value
+        self.look()
+
+
+def test_a_half_written_mark_is_none(board: Board, fd: int) -> None:
+    """The steward reads while the supervisor writes: the old mark, the new one, or none."""
+    board.clear(0, 1)
+    board.mark_recall(0, 5, 6, 7)
+    stewards, raw = Board(fd), board._cells
+    seen = [stewards.recall_marks()]
+    board._cells = Watched(raw, lambda: seen.append(stewards.recall_marks()))  # type: ignore[assignment]
+    try:
+        board.mark_recall(0, 9, 1, 11)
+    finally:
+        board._cells = raw
+        stewards.close()
+    assert seen[0] == [(0, 1, 5, 6, 7)]
+    assert seen[-1] == [(0, 1, 9, 1, 11)]
+    assert seen[1:-1] == [[]] * (len(seen) - 2)
 
 
 def test_running_names_what_a_dead_start_ran(board: Board) -> None:

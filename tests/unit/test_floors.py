@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (
     ("errors", "states", "clock", "events", "version"),
     (
+        "units",
         "settings",
         "message",
         "codec",
@@ -46,7 +47,7 @@ WITHIN_A_FLOOR = {
     "board": {"posix"},  # F1: the mapping
     "control": {"posix"},  # F1: the socket
     "notice": {"posix"},  # F1: the socketpair
-    "settings": {"posix"},  # F1: cgroup and affinity defaults
+    "settings": {"posix", "units"},  # F1: cgroup and affinity defaults
     "steward": {"child"},  # F4: it is a child with another main
     "template": {"child", "steward"},  # F4: it forks both
     "__main__": {"cli"},  # F6: `python -m poolrt` is the command line

@@ -33,6 +33,9 @@ SAMPLES: list[notice.Notice] = [
     notice.Reclaim(2, "inc", (Running(0, 1, 2, 3),)),
     notice.Reclaim(2, "inc", None),
     notice.Settled(1),
+    notice.LeaseLost("another node took over"),
+    notice.CancelRun(3, 7, 5, 99),
+    notice.Recalled(3, 7, 5, 12),
     notice.Status(1, 2, 3, 4, None),
     notice.Happened(Event(EventKind.TASK_DEAD, 1.0, task="t", numbers={"deliveries": 3})),
 ]

@@ -10,19 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poolrt.errors import ConfigurationError
-from poolrt.settings import (
-    Burst,
-    Kind,
-    Setting,
-    Settings,
-    format_duration,
-    format_size,
-    parse_burst,
-    parse_duration,
-    parse_size,
-    settings_from,
-    table,
-)
+from poolrt.settings import Burst, Kind, Setting, Settings, parse_burst, settings_from, table
+from poolrt.units import format_duration, format_size, parse_duration, parse_size
 
 
 @given(st.integers(0, 10**10).map(lambda milliseconds: milliseconds / 1000))

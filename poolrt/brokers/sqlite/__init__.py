@@ -2,14 +2,16 @@
 
 =============  =================================================================================================
 `broker`       ``SqliteBroker``: each call of the contract as one transaction and what is told afterwards
+`operators`    its calls for people who look after queues
 `store`        the process's one connection: opened lazily, locked, closed around a fork, errors translated
 `fork`         closes the stores of the process before a fork
 `failures`     from SQLite's errors to the broker's
 `claims`       the bounded, fair queue of writers in front of SQLite's own lock
 `schema`       the tables, their version and the migrations
-`statements`   every SQL statement, named
+`statements`   every SQL statement, named; those that read single queues are in `queue_statements`
 `placing`      what puts messages in the queue: enqueue, follow-ups, promote, requeue
-`holding`      what an owner does: attach, reserve, release
+`holding`      what owners hold: attach, reserve, release, recall, and what of it is to be cancelled
+`queues`       single queues: pauses, what a node that chooses reserves, and what operators do to one
 `ending`       what ends deliveries and owners: settle, bury, rescue
 `wakes`        datagrams to idle children, stewards and waiters
 =============  =================================================================================================

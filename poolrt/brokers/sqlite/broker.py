@@ -2,9 +2,9 @@
 
     producer        enqueue ──▶ place ──────────┐                         ┌──▶ datagram to an idle child, a steward
     ---------------------------------- one transaction of the store ──────┼──────────────────────────────────────
-    child           settle ──▶ end, reserve ────┤   then, committed:      └──▶ datagram to those who wait for a result
+    child           submit ──▶ end, reserve ────┤   then, committed:      └──▶ datagram to those who wait for a result
     ---------------------------------------------------------------
-    steward         bury, rescue, promote ──────┘
+    steward         bury, recall, promote ──────┘
 
 It must never decode an envelope, and never send before the commit: the receiver would look and find nothing.
 """
@@ -14,22 +14,23 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 from urllib.parse import urlencode
 
-from poolrt.brokers.base import Broker, Buried, Depth, Found, Settled
+from poolrt.brokers.base import Buried, Doorbell, Found, Settled
 from poolrt.brokers.sqlite import ending, holding, placing, statements
+from poolrt.brokers.sqlite import queues as single_queues
+from poolrt.brokers.sqlite.failures import translated_os
+from poolrt.brokers.sqlite.operators import Operators
 from poolrt.brokers.sqlite.placing import News
 from poolrt.brokers.sqlite.store import SYNCHRONOUS, Store
-from poolrt.brokers.sqlite.wakes import Wakes
+from poolrt.brokers.sqlite.wakes import Wakes, bell_name
 from poolrt.clock import Clock, SystemClock
 from poolrt.errors import ConfigurationError, Fenced
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
-from poolrt.states import TaskState
-
-T = TypeVar("T")
 
 SCHEME: Final = "sqlite:///"
 
@@ -40,7 +41,7 @@ DESERTED_AFTER: Final = 60.0
 """Seconds after which a waiter's socket that no row names is taken for one whose process was killed."""
 
 
-class SqliteBroker(Broker):
+class SqliteBroker(Operators):
     """One SQLite file as broker and result store, for the processes of one machine and one user.
 
     Args:
@@ -76,7 +77,11 @@ class SqliteBroker(Broker):
         self._wakes = Wakes(self.path + "-nodes")
         self._owner: Owner | None = None
         self._owner_pid = 0
+        self._queues: tuple[str, ...] = ()
+        """Those the owner reserves from; none: from all."""
         self._registered = False
+        self._answers: deque[Settled] = deque()
+        """What ``submit`` did, until ``answer`` hands it out."""
 
     def __repr__(self) -> str:
         attached = f" as {self._owner}" if self._owner else ""
@@ -126,6 +131,17 @@ class SqliteBroker(Broker):
         """See ``Broker``."""
         return self._tell(lambda db, news: ending.cancel(db, task_id, outcome_of, self._clock.wall(), news))
 
+    def cancel_held(self, task_id: str) -> bool:
+        """See ``Broker``."""
+
+        def work(db: sqlite3.Connection, news: News) -> bool:
+            node = holding.leave_word(db, task_id)
+            if node is not None:
+                news.sockets.append(bell_name(node))
+            return node is not None
+
+        return self._tell(work)
+
     def forget(self, task_id: str) -> bool:
         """See ``Broker``."""
         return self._store.write(lambda db: db.execute(statements.FORGET, (task_id,)).rowcount) > 0
@@ -136,6 +152,13 @@ class SqliteBroker(Broker):
         """See ``Broker``."""
         self._wakes.make()
         return Path(self._wakes.directory)
+
+    def doorbell(self, node: str) -> Doorbell:
+        """See ``Broker``. A datagram socket in the node directory; whoever had it before hears nothing any more."""
+        try:
+            return self._wakes.bell(node)
+        except OSError as error:
+            raise translated_os(error, self.path) from error
 
     def join(self, incarnation: str, node: str) -> None:
         """See ``Broker``. Raises Fenced for a start that has left or was rescued: it cannot come back."""
@@ -154,6 +177,25 @@ class SqliteBroker(Broker):
         """See ``Broker``."""
         return self._store.read(lambda db: db.execute(statements.NODES).fetchall())
 
+    def renew(self, incarnation: str) -> dict[str, int]:
+        """See ``Broker``. There are no leases here: it only looks whether the start may go on, and answers nothing."""
+        self._store.read(lambda db: holding.check_joined(db, incarnation))
+        return {}
+
+    def to_cancel(self, incarnation: str) -> list[tuple[Owner, Delivery]]:
+        """See ``Broker``."""
+        return self._store.read(lambda db: holding.to_cancel(db, incarnation))
+
+    def recall(self, owner: Owner, after: tuple[int, int], upto: int) -> int:
+        """See ``Broker``."""
+
+        def work(db: sqlite3.Connection, news: News) -> int:
+            recalled = holding.recall(db, owner, after, upto)
+            news.queued = recalled > 0
+            return recalled
+
+        return self._tell(work)
+
     def running(self, owner: Owner, n: int, i: int) -> Delivery | None:
         """See ``Broker``."""
         return self._store.read(lambda db: holding.running(db, owner, n, i))
@@ -162,8 +204,11 @@ class SqliteBroker(Broker):
         """See ``Broker``."""
         return self._tell(lambda db, news: ending.bury(db, owner, verdict, self._clock.wall(), news))
 
-    def rescue(self, incarnation: str, verdicts: Iterable[Outcome | Requeue], *, suspect: bool) -> Buried:
-        """See ``Broker``."""
+    def rescue(
+        self, incarnation: str, verdicts: Iterable[Outcome | Requeue], *, suspect: bool, beat: int | None = None
+    ) -> Buried:
+        """See ``Broker``. ``beat`` is ignored: there are no leases here, and only a node whose lock is free is rescued
+        (protocol.md, rule 19)."""
         told = list(verdicts)
         return self._tell(
             lambda db, news: ending.rescue(db, incarnation, told, self._clock.wall(), news, suspect=suspect)
@@ -193,7 +238,7 @@ class SqliteBroker(Broker):
         """See ``Broker``. Also tells those whose task ended while its settler died before it could tell them."""
 
         def look(db: sqlite3.Connection) -> tuple[bool, bool]:
-            return holding.any_queued(db), db.execute(statements.ANSWERED_WAITER).fetchone() is not None
+            return single_queues.any_waiting(db), db.execute(statements.ANSWERED_WAITER).fetchone() is not None
 
         queued, answered = self._store.read(look)
         sockets: list[str] = []
@@ -203,84 +248,87 @@ class SqliteBroker(Broker):
 
     # ---- children
 
-    def attach(self, owner: Owner) -> None:
+    def attach(self, owner: Owner, queues: Collection[str] = ()) -> None:
         """See ``Broker``. Only looks: the owner is written by its first settle, in that transaction, so that a child
         that is recycled soon costs one write transaction less (docs/decisions/014)."""
         self._registered = self._store.read(lambda db: holding.check_attachable(db, owner))
+        if queues and not self._store.read(single_queues.has_index):
+            self._store.write(single_queues.prepare)
         self._owner = owner
         self._owner_pid = os.getpid()
+        self._queues = tuple(dict.fromkeys(queues))
+        self._answers.clear()
 
-    def settle(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> Settled:
-        """See ``Broker``."""
+    def submit(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> None:
+        """See ``Broker``. It is done when this returns, or never: an error is raised here, and ``answer`` only hands
+        out what was done."""
         owner = self._attached()
+        news = News()
 
-        def work(db: sqlite3.Connection, news: News) -> Settled:
-            number = self._number(db, owner)
+        def work(db: sqlite3.Connection) -> Settled:
+            number, floor, paused = self._heard(db, owner)
             held = holding.held_by(db, number)
             stale = ending.settle(db, held, outcomes, self._clock.wall(), news) if outcomes else 0
-            deliveries = (
-                holding.reserve(db, number, n, reserve, holds=bool(held), without=without) if reserve > 0 else []
-            )
+            count = reserve if reserve > 0 and n > floor else 0
+            if self._queues or paused:
+                names = single_queues.readable(db, self._queues)
+                deliveries = single_queues.reserve(db, number, n, count, names, holds=bool(held), without=without)
+                news.queued = news.queued and single_queues.any_waiting(db)
+                return Settled(deliveries, stale, single_queues.any_in(db, names))
+            deliveries = holding.reserve(db, number, n, count, holds=bool(held), without=without) if count else []
             more = holding.any_queued(db)
             news.queued = news.queued and more  # else it has just reserved its own follow-ups
             return Settled(deliveries, stale, more)
 
-        settled = self._tell(work)
+        try:
+            self._answers.append(self._store.write(work))
+        except BaseException:
+            self._answers.clear()
+            raise
         self._registered = True
-        return settled
+        self._send(news)
+
+    def answer(self) -> Settled:
+        """See ``Broker``."""
+        try:
+            return self._answers.popleft()
+        except IndexError:
+            raise RuntimeError("answer() without a submit() that is not answered yet") from None
+
+    def resume(self) -> list[tuple[int, int]]:
+        """See ``Broker``. No request outlives its call here, so there is nothing to bar."""
+        owner = self._attached()
+        self._answers.clear()
+
+        def look(db: sqlite3.Connection) -> list[tuple[int, int]]:
+            if not self._registered and not holding.check_attachable(db, owner):
+                return []
+            return sorted((n, seq) for seq, n in holding.held_by(db, holding.number_of(db, owner)))
+
+        return self._store.read(look)
 
     def release(self, deliveries: Sequence[Delivery]) -> int:
         """See ``Broker``."""
         owner = self._attached()
 
         def work(db: sqlite3.Connection, news: News) -> int:
-            released = holding.release(db, self._number(db, owner), deliveries)
+            released = holding.release(db, self._heard(db, owner)[0], deliveries)
             news.queued = released > 0
             return released
 
         return self._tell(work)
 
-    # ---- operators
-
-    def depth(self) -> Depth:
-        """See ``Broker``."""
-
-        def work(db: sqlite3.Connection) -> Depth:
-            queued, delayed, reserved, dead = db.execute(statements.DEPTH).fetchone()
-            since = db.execute(statements.OLDEST).fetchone()[0] if queued else None
-            oldest = None if since is None else max(0.0, self._clock.wall() - since)
-            return Depth(queued, delayed, reserved, dead, oldest)
-
-        return self._store.read(work)
-
-    def ended(self, state: TaskState, limit: int = 100) -> list[Found]:
-        """See ``Broker``."""
-        code = statements.RECORD_CODES.get(state)
-        if code is None:
-            raise ConfigurationError(f"{state!r} is not a final state")
-        statement = statements.SUCCEEDED if state is TaskState.SUCCEEDED else statements.ENDED
-        rows = self._store.read(lambda db: db.execute(statement, (code, limit)).fetchall())
-        return [Found(task, statements.RECORD_STATES[kept], None, data, lost) for task, kept, lost, data in rows]
+    # ---- inside
 
     def close(self) -> None:
         """See ``Broker``."""
         self._store.close()
 
-    # ---- inside
-
-    def _tell(self, work: Callable[[sqlite3.Connection, News], T]) -> T:
-        """``work(db, news)`` in one write transaction; its news are sent once they are true."""
-        news = News()
-        result = self._store.write(lambda db: work(db, news))
-        if news.queued or news.earlier or news.sockets:
-            self._wakes.send(children=news.queued, stewards=news.earlier, waiters=news.sockets)
-        return result
-
-    def _number(self, db: sqlite3.Connection, owner: Owner) -> int:
-        """The number of the attached owner, which its first transaction writes."""
+    def _heard(self, db: sqlite3.Connection, owner: Owner) -> tuple[int, int, int]:
+        """The attached owner, which its first transaction writes; see ``holding.heard``."""
         if not self._registered:
             holding.attach(db, owner)
-        return holding.number_of(db, owner)
+        return holding.heard(db, owner)
 
     def _attached(self) -> Owner:
         if self._owner is None or self._owner_pid != os.getpid():

@@ -63,6 +63,7 @@ def bury(db: sqlite3.Connection, owner: Owner, verdict: Outcome | Requeue | None
         return Buried(0, settled=False)
     requeued, settled = _judge(db, held_by(db, row[0]), [verdict] if verdict is not None else [], now, news)
     requeued += _requeued(db.execute(statements.REQUEUE_OWNER, row).rowcount, news)
+    db.execute(statements.FORGET_WORDS, row)
     db.execute(statements.FORGET_OWNER, row)
     return Buried(requeued, settled=settled > 0)
 
@@ -81,6 +82,7 @@ def rescue(
     requeued, settled = _judge(db, held, verdicts, now, news)
     put_back = statements.SUSPECT_NODE if suspect else statements.REQUEUE_NODE
     requeued += _requeued(db.execute(put_back, (incarnation,)).rowcount, news)
+    db.execute(statements.FORGET_NODE_WORDS, (incarnation,))
     db.execute(statements.FORGET_OWNERS, (incarnation,))
     db.execute(statements.FORGET_BARS, (incarnation,))
     db.execute(statements.LEAVE, (incarnation,))

@@ -1,15 +1,21 @@
-"""What an owner does while it may be heard: attach, reserve, release. Runs inside a transaction of the store."""
+"""What owners hold: attach, reserve, release, recall, and the word that a held message is to be cancelled.
+
+Runs inside a transaction of the store.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, Final
 
 from poolrt.brokers.sqlite import statements
 from poolrt.errors import Fenced
 from poolrt.message import Delivery, Owner
+
+_ABOVE_ALL: Final = 2**62
+"""A priority before which nothing runs."""
 
 
 def attach(db: sqlite3.Connection, owner: Owner) -> None:
@@ -53,6 +59,12 @@ def number_of(db: sqlite3.Connection, owner: Owner | None) -> int:
     return number
 
 
+def heard(db: sqlite3.Connection, owner: Owner) -> tuple[int, int, int]:
+    """The number of ``owner``, its floor, and whether any queue is paused; raises Fenced as ``number_of`` does."""
+    row: tuple[int, int, int] | None = db.execute(statements.HEARD, owner).fetchone()
+    return row or (number_of(db, owner), 0, 0)  # which raises: there is no such owner
+
+
 def held_by(db: sqlite3.Connection, number: int) -> set[tuple[int, int]]:
     """The fences ``(seq, n)`` of what an owner holds."""
     return set(db.execute(statements.HELD, (number,)))
@@ -75,9 +87,14 @@ def reserve(
     wanted = [seq for priority, seq in db.execute(statements.QUEUED_HEAD, (count,)) if _before(priority, seq, *suspect)]
     if not wanted and not holds:
         wanted = [suspect[1]]
-    if not wanted:
+    return reserve_these(db, number, n, wanted)
+
+
+def reserve_these(db: sqlite3.Connection, number: int, n: int, rows: list[int]) -> list[Delivery]:
+    """Reserve these rows, which this transaction saw queued."""
+    if not rows:
         return []
-    return _deliveries(db.execute(statements.RESERVE_THESE, (number, n, str(wanted))).fetchall(), n)
+    return _deliveries(db.execute(statements.RESERVE_THESE, (number, n, str(rows))).fetchall(), n)
 
 
 def any_queued(db: sqlite3.Connection) -> bool:
@@ -95,6 +112,42 @@ def running(db: sqlite3.Connection, owner: Owner, n: int, i: int) -> Delivery | 
 def release(db: sqlite3.Connection, number: int, deliveries: Iterable[Delivery]) -> int:
     """Put deliveries back, uncounted and at their old place; how many were still held."""
     return db.executemany(statements.RELEASE, [(number, held.i, held.n) for held in deliveries]).rowcount
+
+
+def recall(db: sqlite3.Connection, owner: Owner, after: tuple[int, int], upto: int) -> int:
+    """Put back what ``owner`` would run after the delivery ``after``, of reserves up to ``upto``; how many.
+
+    Of that delivery's own reserve, what comes before it has run already, and its outcome may be on its way: it stays.
+    A delivery that is not held any more was settled, and what comes before it was settled with it or earlier; what the
+    owner still holds of that reserve comes after it, and the child that saw the mark starts none of that (protocol.md,
+    rule 9). So all of it goes back: else nobody would run it until the child ends.
+    """
+    row = db.execute(statements.OWNER, owner).fetchone()
+    if row is None:
+        return 0
+    (number,) = row
+    n, seq = after
+    db.execute(statements.RAISE_FLOOR, (upto, number))
+    found = db.execute(statements.HELD_PRIORITY, (number, n, seq)).fetchone()
+    priority = found[0] if found else _ABOVE_ALL
+    return db.execute(statements.RECALL, (number, n, upto, priority, seq)).rowcount
+
+
+def leave_word(db: sqlite3.Connection, task_id: str) -> str | None:
+    """Say that the held message of this id is to be cancelled; the node that holds it, None if nobody does."""
+    db.execute(statements.SWEEP_WORDS)
+    if not db.execute(statements.LEAVE_WORD, (task_id,)).rowcount:
+        return None
+    node: str = db.execute(statements.HOLDING_NODE, (task_id,)).fetchone()[0]
+    return node
+
+
+def to_cancel(db: sqlite3.Connection, incarnation: str) -> list[tuple[Owner, Delivery]]:
+    """What is held under the incarnation and is to be cancelled."""
+    return [
+        (Owner(incarnation, slot, generation), Delivery(envelope, n, seq, task, lost, suspect != 0))
+        for slot, generation, seq, n, task, envelope, lost, suspect in db.execute(statements.WORDS, (incarnation,))
+    ]
 
 
 def _before(priority: int, seq: int, other_priority: int, other_seq: int) -> bool:

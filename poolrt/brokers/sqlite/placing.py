@@ -20,11 +20,11 @@ class News:
 
     def __init__(self) -> None:
         self.queued = False
-        """A child would find something that was not there before."""
+        """A message waits that did not wait before; whether a child would find one is asked at the end."""
         self.earlier = False
         """The next delayed message is due earlier than before."""
         self.sockets: list[str] = []
-        """Those who wait for a task that ended."""
+        """Those who wait for a task that ended, and the bells of stewards whose held message is to be cancelled."""
 
 
 def place(db: sqlite3.Connection, items: Iterable[Enqueue], now: float, news: News) -> list[bool]:

@@ -17,11 +17,22 @@ from poolrt.errors import BrokerCorrupt, BrokerIncompatible
 APPLICATION_ID: Final = 0x706F6F6C
 """``pool`` in the file's header: the file is ours."""
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the tables below; stored as ``user_version``."""
 
 OLDEST_SQLITE: Final = (3, 35, 0)
 """The first with ``returning``."""
+
+PAUSE: Final = "create table pause (queue text primary key) without rowid"
+"""The queues that give out nothing."""
+
+TO_CANCEL: Final = "create table to_cancel (seq integer primary key, owner integer not null, n integer not null)"
+"""The deliveries that are to be cancelled. A row counts only while ``task`` says that very delivery is held: so a
+settle, a release or a recall need not look here."""
+
+QUEUE_INDEX: Final = "create index if not exists task_by_queue on task (queue, priority desc, seq) where state < 2"
+"""Made by the first use of single queues (a node that chooses, a pause): it would cost each enqueue and each reserve
+some microseconds, and most files never need it."""
 
 TABLES: Final = (
     # `suspect`, `owner` and `n` stand before the envelope, so that reading them does not walk a large one's pages.
@@ -62,6 +73,7 @@ TABLES: Final = (
         incarnation text not null,
         slot integer not null,
         generation integer not null,
+        floor integer not null default 0,
         unique (incarnation, slot, generation))""",
     """create table bar (
         incarnation text not null,
@@ -69,11 +81,21 @@ TABLES: Final = (
         generation integer not null,
         primary key (incarnation, slot)) without rowid""",
     "create table waiter (id text not null, socket text not null, primary key (id, socket)) without rowid",
+    PAUSE,
+    TO_CANCEL,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: Final[dict[int, Migration]] = {}
+
+def _to_2(db: sqlite3.Connection) -> None:
+    """Floors of recalls, paused queues, held messages that are to be cancelled."""
+    db.execute("alter table owner add column floor integer not null default 0")
+    db.execute(PAUSE)
+    db.execute(TO_CANCEL)
+
+
+MIGRATIONS: Final[dict[int, Migration]] = {1: _to_2}
 """From a version to the next. Each runs inside the one transaction of the upgrade; none may commit."""
 
 

@@ -111,6 +111,11 @@ ATTACH: Final = "insert into owner (incarnation, slot, generation) values (?, ?,
 OWNER: Final = "select id from owner where incarnation = ? and slot = ? and generation = ?"
 """The number of an owner that may be heard; none once it is barred."""
 
+HEARD: Final = """
+select id, floor, exists (select 1 from pause)
+from owner where incarnation = ? and slot = ? and generation = ?"""
+"""The same, with the last reserve that gives nothing, and whether any queue is paused: all that a settle asks first."""
+
 BAR: Final = """
 insert into bar (incarnation, slot, generation) values (?, ?, ?)
 on conflict (incarnation, slot) do update set generation = max(generation, excluded.generation)"""
@@ -164,6 +169,47 @@ update task set state = suspect, owner = null, n = null where state = 3 and owne
 RUNNING: Final = """
 select seq, id, envelope, lost, suspect, priority from task where state = 3 and owner = ? and n = ? and seq = ?"""
 """One delivery, if it is still held."""
+
+RAISE_FLOOR: Final = "update owner set floor = max(floor, ?) where id = ?"
+"""No reserve up to this number gives the owner anything any more."""
+
+HELD_PRIORITY: Final = "select priority from task where state = 3 and owner = ? and n = ? and seq = ?"
+"""The priority of one delivery, if it is still held."""
+
+RECALL: Final = """
+update task set state = suspect, owner = null, n = null
+where state = 3 and owner = ?1 and n between ?2 and ?3 and (n > ?2 or priority < ?4 or (priority = ?4 and seq > ?5))"""
+"""Put back what one owner would run after a delivery, up to a reserve: owner, n, upto, its priority and seq."""
+
+# ---- held messages that are to be cancelled
+
+LEAVE_WORD: Final = """
+insert into to_cancel (seq, owner, n) select seq, owner, n from task where id = ? and state = 3
+on conflict (seq) do update set owner = excluded.owner, n = excluded.n"""
+"""Say that the delivery of this id is to be cancelled, if somebody holds it."""
+
+HOLDING_NODE: Final = """
+select node.name from task cross join owner on owner.id = task.owner
+cross join node on node.incarnation = owner.incarnation where task.id = ? and task.state = 3"""
+"""The node that holds the message of an id."""
+
+WORDS: Final = """
+select slot, generation, task.seq, task.n, task.id, envelope, lost, suspect
+from to_cancel cross join task on task.seq = to_cancel.seq cross join owner on owner.id = task.owner
+where state = 3 and task.owner = to_cancel.owner and task.n = to_cancel.n and incarnation = ?"""
+"""What one start holds and is to cancel."""
+
+SWEEP_WORDS: Final = """
+delete from to_cancel where not exists (
+    select 1 from task
+    where task.seq = to_cancel.seq and state = 3 and task.owner = to_cancel.owner and task.n = to_cancel.n)"""
+"""Drop the words on deliveries that are over."""
+
+FORGET_WORDS: Final = "delete from to_cancel where owner = ?"
+"""Drop the words on what an owner held, before its number is given to another."""
+
+FORGET_NODE_WORDS: Final = "delete from to_cancel where owner in (select id from owner where incarnation = ?)"
+"""The same for all owners of one start."""
 
 # ---- endings
 

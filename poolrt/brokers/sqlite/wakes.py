@@ -4,6 +4,8 @@
     ------------------------                 ------------------------------------------------------------
     a message was queued        ──▶          <node>.wake      one of the node's idle children reads it
     one is due earlier          ──▶          <node>.steward   the steward asks ``promote`` again
+    a held one is to be         ──▶          <node>.steward   the steward of that node asks ``to_cancel``
+    cancelled
     a task ended                ──▶          <random>.wait    the thread in ``wait`` looks for the record
 
 A datagram is only ever a hint, sent after the commit and without blocking. It may be lost (the sender is killed, the
@@ -12,12 +14,12 @@ queue is full): then the queue holds others, or the steward's tick repeats it (`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from poolrt.errors import BrokerError
@@ -26,6 +28,44 @@ from poolrt.posix.unix_sockets import bind_datagram, send_datagram
 
 SETTLED_NS: Final = 100_000_000
 """A folder's time stamp moves in ticks of up to 10 ms: only an older one proves that nothing was added since."""
+
+
+RINGS: Final = 1000
+"""Datagrams taken at once: more than a queue holds, so that a storm of them cannot keep a steward."""
+
+
+def bell_name(node: str) -> str:
+    """The socket on which a node's steward listens."""
+    return f"{node}.steward"
+
+
+class Bell:
+    """The ``Doorbell`` of one steward: it owns the socket at ``path``, whoever had it before."""
+
+    def __init__(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # of a predecessor that was killed, or hangs
+        self._path = path
+        self._sock = bind_datagram(path)
+        self._sock.setblocking(False)
+        self._inode = os.lstat(path).st_ino
+
+    def fileno(self) -> int:
+        """See ``Doorbell``."""
+        return self._sock.fileno()
+
+    def answer(self) -> None:
+        """See ``Doorbell``."""
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(RINGS):
+                self._sock.recv(16)
+
+    def close(self) -> None:
+        """See ``Doorbell``. Safe to call twice; a successor's socket is left alone."""
+        self._sock.close()
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(self._path).st_ino == self._inode:
+                os.unlink(self._path)
 
 
 class Wakes:
@@ -57,7 +97,12 @@ class Wakes:
                 except OSError:
                     continue  # it is somebody's who may not be told
 
-    @contextmanager
+    def bell(self, node: str) -> Bell:
+        """The bell of this node's steward."""
+        self.make()
+        return Bell(os.path.join(self.directory, bell_name(node)))
+
+    @contextlib.contextmanager
     def listening(self) -> Iterator[tuple[str, socket.socket]]:
         """A socket of one's own in the folder, and its name, for as long as the block lasts."""
         self.make()

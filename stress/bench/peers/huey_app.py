@@ -1,13 +1,17 @@
-"""Huey's side of the bench, on SQLite."""
+"""Huey's side of the bench, on SQLite or Redis."""
 
 from collections.abc import Callable
 from typing import Any
 
-from bench_env import OPTIONS, RESULTS, SQLITE
-from huey import SqliteHuey
+from bench_env import OPTIONS, REDIS_URL, RESULTS, SQLITE
+from huey import RedisHuey, SqliteHuey
 from recorder import hit
 
-huey = SqliteHuey("bench", filename=SQLITE, results=RESULTS, **OPTIONS)
+_options = dict(OPTIONS)
+if _options.pop("storage") == "redis":
+    huey = RedisHuey("bench", url=REDIS_URL, results=RESULTS, **_options)
+else:
+    huey = SqliteHuey("bench", filename=SQLITE, results=RESULTS, **_options)
 
 
 @huey.task()

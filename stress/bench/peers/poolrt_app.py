@@ -1,6 +1,7 @@
-"""poolrt's side of the bench: the same two tasks as every peer."""
+"""poolrt's side of the bench: the same two tasks as every peer, and one that may be short or long."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench_env import OPTIONS, REDIS_URL, RESULTS, SQLITE
@@ -24,6 +25,22 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
+@app.task(ignore_result=True)
+def rest(seconds: float) -> None:
+    """Rest as long as the call says: nothing but its argument tells a short one from a long one."""
+    hit(seconds > 0)
+    if seconds > 0:
+        time.sleep(seconds)
+
+
+TASKS = {"noop": noop, "add": add, "rest": rest}
+
+
 def sender(task: str) -> Callable[..., Any]:
     """Return what a user calls to enqueue one task."""
-    return {"noop": noop, "add": add}[task].delay
+    return TASKS[task].delay
+
+
+def bulk(task: str) -> Callable[[Sequence[Sequence[Any]]], Any]:
+    """Return what a user calls to enqueue many."""
+    return TASKS[task].enqueue_many

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -16,10 +17,16 @@ from poolrt import notice
 from poolrt.app.app import App
 from poolrt.board import RowWriter
 from poolrt.brokers.base import Settled
+from poolrt.child import executor as executor_module
+from poolrt.child import loop as loop_module
+from poolrt.child import settler as settler_module
+from poolrt.child.audit import Reason
 from poolrt.child.executor import Execution, Executor
 from poolrt.child.interruption import Interrupter
 from poolrt.child.limits import Limits
-from poolrt.errors import BrokerBusy
+from poolrt.child.loop import Loop
+from poolrt.codec import encode_arguments
+from poolrt.errors import BrokerBusy, BrokerUnreachable
 from poolrt.message import Delivery, Enqueue, Message, Outcome, Owner, Record, decode_record, encode_message
 from poolrt.posix.memory import ResidentSize
 from poolrt.settings import Settings
@@ -41,7 +48,13 @@ class FakeRow:
         self.sequence = 0
         self.interruption = 0
         self.soft = self.memory = 0
+        self.recall_mark = (0, 0, 0)
+        self.lease_until = 0
         self.log: list[tuple[Any, ...]] = []
+
+    @property
+    def recalled(self) -> int:
+        return self.recall_mark[0]
 
     def activity(self, activity: Activity) -> None:
         self.word = activity
@@ -71,45 +84,120 @@ class FakeRow:
 
 
 class FakeBroker:
-    """A queue in memory that checks what a child promises: settled once, in time, nothing kept."""
+    """A queue in memory that checks what a child promises: settled once, in time, nothing kept.
+
+    Pipelined, it does what was submitted only when its answer is asked for, or when the connection breaks (``cut``).
+
+    Attributes:
+        done: ids of the tasks it took an outcome of, each time it did.
+        trouble: raised by the next submits.
+        refusals: raised by the next resumes.
+        floor: reserves up to it give nothing (what a steward recalled).
+    """
 
     trusted = True
+    leases = False
 
     def __init__(self) -> None:
+        self.pipelined = False
         self.queue: deque[Message] = deque()
         self.held: dict[tuple[int, int], Message] = {}
         self.log: list[tuple[Any, ...]] = []
         self.outcomes: list[Outcome] = []
+        self.done: list[str] = []
         self.trouble: list[Exception] = []
+        self.refusals: list[Exception] = []
+        self.floor = 0
         self.max_held = 0
         self.nudges = 0
+        self.source: FakeSource | None = None
+        self.is_cut = False
+        self._requests: deque[tuple[Sequence[Outcome], int, int]] = deque()
+        self._answers: deque[Settled] = deque()
+        self._known: dict[tuple[int, int], Message] = {}
 
-    def settle(self, outcomes: list[Outcome], reserve: int, n: int, *, without: Any = ()) -> Settled:
-        self.log.append(("settle", len(outcomes), reserve, n))
+    def wake_source(self) -> FakeSource | None:
+        return self.source
+
+    def submit(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Any = ()) -> None:
+        self.log.append(("submit", len(outcomes), reserve, n))
         if self.trouble:
             raise self.trouble.pop(0)
+        if self.is_cut:
+            raise BrokerUnreachable("cut")
+        self._requests.append((outcomes, reserve, n))
+        if not self.pipelined:
+            self._answers.append(self._do())
+
+    def answer(self) -> Settled:
+        if self.is_cut:
+            raise BrokerUnreachable("cut")
+        if self._answers:
+            return self._answers.popleft()
+        return self._do()
+
+    def _do(self) -> Settled:
+        outcomes, reserve, n = self._requests.popleft()
         stale = 0
         for outcome in outcomes:
             if self.held.pop((outcome.delivery.n, outcome.delivery.i), None) is None:
                 stale += 1
             else:
                 self.outcomes.append(outcome)
+                self.done.append(outcome.delivery.task_id)
         deliveries = []
-        for i in range(min(reserve, len(self.queue))):
+        for i in range(0 if n <= self.floor else min(reserve, len(self.queue))):
             message = self.queue.popleft()
-            self.held[n, i] = message
+            self.held[n, i] = self._known[n, i] = message
             deliveries.append(Delivery(encode_message(message), n, i, message.id, 0, suspect=False))
         self.max_held = max(self.max_held, len(self.held))
         return Settled(deliveries, stale, bool(self.queue))
 
-    def release(self, deliveries: list[Delivery]) -> int:
+    def cut(self, arrived: int = 1000) -> None:
+        """Break the connection: of what was submitted and not answered the first ``arrived`` still take effect."""
+        for _ in range(min(arrived, len(self._requests))):
+            self._do()
+        self._requests.clear()
+        self._answers.clear()
+        self.is_cut = True
+
+    def roll_back(self, outcomes: int) -> None:
+        """Forget that the last ``outcomes`` were settled, as a server that was killed does."""
+        for outcome in self.outcomes[len(self.outcomes) - outcomes :]:
+            fence = (outcome.delivery.n, outcome.delivery.i)
+            self.held[fence] = self._known[fence]
+            self.done.remove(outcome.delivery.task_id)
+        del self.outcomes[len(self.outcomes) - outcomes :]
+
+    def resume(self) -> list[tuple[int, int]]:
+        self.log.append(("resume", 0, 0, 0))
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self._requests.clear()
+        self._answers.clear()
+        self.is_cut = False
+        return list(self.held)
+
+    def release(self, deliveries: Sequence[Delivery]) -> int:
         self.log.append(("release", len(deliveries)))
-        for delivery in reversed(deliveries):
-            self.queue.appendleft(self.held.pop((delivery.n, delivery.i)))
-        return len(deliveries)
+        if self.is_cut:
+            raise BrokerUnreachable("cut")
+        known = [self.held.pop((each.n, each.i)) for each in deliveries if (each.n, each.i) in self.held]
+        self.queue.extendleft(reversed(known))
+        return len(known)
 
     def nudge(self) -> None:
         self.nudges += 1
+
+
+class FakeSource:
+    """A wake source of which only the closing is seen: ``FakeLifeline`` waits."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
 
 
 class FakeLifeline:
@@ -118,6 +206,7 @@ class FakeLifeline:
     def __init__(self) -> None:
         self.cut = False
         self.sent: list[notice.Notice] = []
+        self.pokes = 0
         self.waits: list[float | None] = []
         self.when_idle: Callable[[], bool] = self._end
         self.when_ordered: Callable[[], object] = lambda: None
@@ -127,13 +216,19 @@ class FakeLifeline:
         return False
 
     def send(self, message: notice.Notice) -> None:
-        self.sent.append(message)
+        if isinstance(message, notice.Poke):
+            self.pokes += 1
+        else:
+            self.sent.append(message)
 
     def wait_for_order(self, timeout: float | None = None) -> None:
         self.waits.append(timeout)
         self.when_ordered()
 
     def wait_for_work(self, timeout: float | None = None) -> bool:
+        return self.when_idle()
+
+    def wait_for_wake(self, source: FakeSource, timeout: float) -> bool:
         return self.when_idle()
 
 
@@ -231,3 +326,81 @@ def run(executor: Executor) -> Run:
 def busy() -> Exception:
     """What a broker in trouble raises."""
     return BrokerBusy("locked by another process")
+
+
+Put = Callable[..., None]
+Make = Callable[..., Loop]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The child's monotonic clock, in ns: tasks take no time unless they move it, however loaded the machine is."""
+    now = [10**9]
+
+    class Time:
+        monotonic_ns = staticmethod(lambda: now[0])
+        time = staticmethod(time.time)
+        monotonic = staticmethod(lambda: now[0] / 1e9)
+
+    monkeypatch.setattr(loop_module, "time", Time)
+    monkeypatch.setattr(settler_module, "time", Time)
+    monkeypatch.setattr(executor_module, "time", Time)
+    return now
+
+
+class FakeAudit:
+    """Remembers which tasks it looked at; ``finds`` is its answer."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.finds: Reason | None = None
+
+    def after(self, task: str) -> Reason | None:
+        self.seen.append(task)
+        return self.finds
+
+
+@pytest.fixture
+def put(broker: FakeBroker) -> Put:
+    """``put("name", 3, *args)``: three calls into the queue."""
+    numbers = itertools.count()
+
+    def put(task: str, count: int = 1, *args: object) -> None:
+        codec, payload = encode_arguments(args, {}, trusted=True, task=task)
+        broker.queue.extend(Message(f"id-{next(numbers)}", task, payload, codec) for _ in range(count))
+
+    return put
+
+
+@pytest.fixture
+def audit() -> FakeAudit:
+    """An audit that finds nothing, until a test says otherwise."""
+    return FakeAudit()
+
+
+@pytest.fixture
+def make(
+    broker: FakeBroker, executor: Executor, audit: FakeAudit, row: FakeRow, lifeline: FakeLifeline,
+    told: list[tuple[str, ...]],
+) -> Make:  # fmt: skip
+    """``make(max_tasks=0)``: a loop; it ends when it is idle, as if the supervisor were gone."""
+    return lambda max_tasks=0: Loop(
+        broker, executor, audit, row, lifeline, max_tasks, lambda *event: told.append(event)
+    )
+
+
+@pytest.fixture
+def noop(app: App) -> None:
+    """A task that does nothing."""
+
+    @app.task(name="noop")
+    def noop() -> None:
+        pass
+
+
+@pytest.fixture
+def source(broker: FakeBroker) -> FakeSource:
+    """The wake source of a child whose broker is on a server."""
+    broker.pipelined = True
+    broker.source = FakeSource()
+    return broker.source

@@ -2,96 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from poolrt.app.app import App
-from poolrt.child import executor as executor_module
 from poolrt.child import loop as loop_module
 from poolrt.child.audit import Reason
-from poolrt.child.executor import Executor
-from poolrt.child.loop import MAX_BATCH, Loop
-from poolrt.codec import encode_arguments
-from poolrt.errors import BrokerBusy, BrokerFull, Fenced
+from poolrt.child.loop import MAX_BATCH
+from poolrt.errors import BrokerBusy, BrokerFull, BrokerUnreachable, Fenced
 from poolrt.message import Message
 from poolrt.notice import Leaving, Trouble
 from poolrt.states import Activity, Order, TaskState
 
-Put = Callable[..., None]
-Make = Callable[..., Loop]
-
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The child's monotonic clock, in ns: tasks take no time unless they move it, however loaded the machine is."""
-    now = [10**9]
-
-    class Time:
-        monotonic_ns = staticmethod(lambda: now[0])
-        time = staticmethod(time.time)
-        monotonic = staticmethod(lambda: now[0] / 1e9)
-
-    monkeypatch.setattr(loop_module, "time", Time)
-    monkeypatch.setattr(executor_module, "time", Time)
-    return now
-
-
-class FakeAudit:
-    """Remembers which tasks it looked at; ``finds`` is its answer."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-        self.finds: Reason | None = None
-
-    def after(self, task: str) -> Reason | None:
-        self.seen.append(task)
-        return self.finds
-
-
-@pytest.fixture
-def put(broker) -> Put:  # type: ignore[no-untyped-def]
-    """``put("name", 3, *args)``: three calls into the queue."""
-    numbers = itertools.count()
-
-    def put(task: str, count: int = 1, *args: object) -> None:
-        codec, payload = encode_arguments(args, {}, trusted=True, task=task)
-        broker.queue.extend(Message(f"id-{next(numbers)}", task, payload, codec) for _ in range(count))
-
-    return put
-
-
-@pytest.fixture
-def audit() -> FakeAudit:
-    """An audit that finds nothing, until a test says otherwise."""
-    return FakeAudit()
-
-
-@pytest.fixture
-def make(broker, executor: Executor, audit: FakeAudit, row, lifeline) -> Make:  # type: ignore[no-untyped-def]
-    """``make(max_tasks=0)``: a loop; it ends when it is idle, as if the supervisor were gone."""
-    return lambda max_tasks=0: Loop(broker, executor, audit, row, lifeline, max_tasks)
-
-
-@pytest.fixture
-def noop(app: App) -> None:
-    """A task that does nothing."""
-
-    @app.task(name="noop")
-    def noop() -> None:
-        pass
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 def states(broker) -> list[TaskState | None]:  # type: ignore[no-untyped-def]
     return [outcome.state for outcome in broker.outcomes]
 
 
-def test_runs_everything_once_and_holds_nothing(noop, put, make, broker, row, lifeline) -> None:
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_runs_everything_once_and_holds_nothing(noop, put, make, broker, row, lifeline, pipelined) -> None:
     """All that is queued is run and settled once, in batches that grow but never beyond their bound."""
+    broker.pipelined = pipelined
     put("noop", 500)
     make().run()
     assert states(broker) == [TaskState.SUCCEEDED] * 500
@@ -107,23 +43,25 @@ def test_runs_everything_once_and_holds_nothing(noop, put, make, broker, row, li
 def test_reserves_are_numbered_and_published_before_they_are_sent(noop, put, make, broker, row) -> None:
     """No reserve number is used twice, and the row shows it first (protocol.md, 1 and 7)."""
     put("noop", 30)
-    sent = broker.settle
+    sent = broker.submit
 
-    def settle(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
+    def submit(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         if reserve:
             assert [entry for entry in row.log if entry[0] == "reserving"][-1] == ("reserving", n)
-        return sent(outcomes, reserve, n)
+        sent(outcomes, reserve, n)
 
-    broker.settle = settle
+    broker.submit = submit
     make().run()
-    numbers = [entry[3] for entry in broker.log if entry[0] == "settle" and entry[2]]
+    numbers = [entry[3] for entry in broker.log if entry[0] == "submit" and entry[2]]
     assert numbers == sorted(set(numbers))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
-@given(max_tasks=st.integers(1, 90), queued=st.integers(0, 200))
-def test_max_tasks_is_never_exceeded(max_tasks: int, queued: int, noop, put, make, broker, row, lifeline) -> None:
+@given(max_tasks=st.integers(1, 90), queued=st.integers(0, 200), pipelined=st.booleans())
+def test_max_tasks_is_never_exceeded(max_tasks, queued, pipelined, noop, put, make, broker, row, lifeline) -> None:
     """A child runs exactly as many as it may, and holds none that it will not run."""
+    broker.pipelined = pipelined
+    broker.log.clear()
     broker.queue.clear()
     broker.outcomes.clear()
     row.done, lifeline.cut, lifeline.sent[:] = 0, False, []
@@ -132,6 +70,7 @@ def test_max_tasks_is_never_exceeded(max_tasks: int, queued: int, noop, put, mak
     ran = min(max_tasks, queued)
     assert (row.done, len(broker.outcomes), len(broker.queue)) == (ran, ran, queued - ran)
     assert not broker.held
+    assert not [entry for entry in broker.log if entry[0] == "release"], "it never reserved more than it may run"
     reason = "max_tasks_per_child" if queued >= max_tasks else "supervisor gone"
     assert lifeline.sent == [Leaving(reason, ran)]
 
@@ -185,14 +124,14 @@ def test_it_says_that_it_leaves_before_it_settles(app, put, make, broker, lifeli
         raise SystemExit(1)
 
     seen = []
-    settle = broker.settle
+    submit = broker.submit
 
     def watched(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         if outcomes:
             seen.append(list(lifeline.sent))
-        return settle(outcomes, reserve, n)
+        submit(outcomes, reserve, n)
 
-    broker.settle = watched
+    broker.submit = watched
     put("exit")
     make().run()
     assert seen == [[Leaving("tainted: SystemExit in exit", 1, "exit")]]
@@ -205,16 +144,16 @@ def test_finished_tasks_are_settled_before_a_long_one(app, noop, put, make, brok
 
     @app.task(name="long")
     def long() -> None:
-        settled.append(len(broker.outcomes))
+        settled.append((len(broker.outcomes), len(loop._settler.unanswered)))
 
-    settled: list[int] = []
+    settled: list[tuple[int, int]] = []
     loop._pace.learn("noop", 0.0001)
     loop._pace.learn("long", 0.004)
     loop._pace._batch = 4
     put("noop", 3)
     put("long")
     loop.run()
-    assert settled == [3]
+    assert settled == [(3, 0)], "and the broker has said so"
 
 
 def test_finished_tasks_are_settled_within_2_ms(app, put, make, broker, clock) -> None:
@@ -228,13 +167,13 @@ def test_finished_tasks_are_settled_within_2_ms(app, put, make, broker, clock) -
         ended[number] = clock[0]
 
     waited = []
-    settle = broker.settle
+    submit = broker.submit
 
     def watched(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         waited.extend(clock[0] - ended[int(outcome.delivery.task_id.removeprefix("id-"))] for outcome in outcomes)
-        return settle(outcomes, reserve, n)
+        submit(outcomes, reserve, n)
 
-    broker.settle = watched
+    broker.submit = watched
     loop._pace.learn("short", 0.0003)
     loop._pace._batch = MAX_BATCH
     for number in range(60):
@@ -242,7 +181,7 @@ def test_finished_tasks_are_settled_within_2_ms(app, put, make, broker, clock) -
     loop.run()
     assert len(waited) == 60
     assert max(waited) <= 2_000_000
-    assert sum(1 for entry in broker.log if entry[0] == "settle" and entry[1] > 1) > 5, "and still by batches"
+    assert sum(1 for entry in broker.log if entry[0] == "submit" and entry[1] > 1) > 5, "and still by batches"
 
 
 def test_what_does_not_fit_the_batch_is_released_at_once(noop, app, put, make, broker) -> None:
@@ -361,14 +300,14 @@ def test_trouble_keeps_the_outcomes_and_is_told_once(noop, put, make, broker, li
     """While the broker refuses, outcomes are kept and sent again, ever more rarely; it is told once, its end too."""
     put("noop", 3)
     loop = make()
-    settle = broker.settle
+    submit = broker.submit
 
-    def settle_with_trouble(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
+    def submit_into_trouble(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         if outcomes and not lifeline.waits:
             broker.trouble = [busy] * 6
-        return settle(outcomes, reserve, n)
+        submit(outcomes, reserve, n)
 
-    broker.settle = settle_with_trouble
+    broker.submit = submit_into_trouble
     loop.run()
     assert states(broker) == [TaskState.SUCCEEDED] * 3
     assert not broker.held
@@ -407,14 +346,14 @@ def test_retire_during_trouble(noop, put, make, broker, row, lifeline, busy) -> 
 def test_retire_during_trouble_with_outcomes(noop, put, make, broker, row, lifeline, busy) -> None:
     """With finished tasks in hand it goes on trying to settle them, and reserves no more."""
     put("noop", 2)
-    settle = broker.settle
+    submit = broker.submit
 
-    def settle_with_trouble(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
+    def submit_into_trouble(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         if outcomes and not lifeline.waits:
             broker.trouble = [busy] * 5
-        return settle(outcomes, reserve, n)
+        submit(outcomes, reserve, n)
 
-    broker.settle = settle_with_trouble
+    broker.submit = submit_into_trouble
     lifeline.when_ordered = lambda: setattr(row, "order", Order.RETIRE)
     make().run()
     assert states(broker) == [TaskState.SUCCEEDED]
@@ -446,14 +385,14 @@ def test_an_orphan_in_trouble_ends(noop, put, make, broker, lifeline, busy) -> N
 def test_stale_settles_are_logged(noop, put, make, broker, caplog) -> None:
     """What the broker did not take, since it was not ours any more, is said."""
     put("noop")
-    settle = broker.settle
+    submit = broker.submit
 
     def steal(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
         if outcomes:
             broker.held.clear()
-        return settle(outcomes, reserve, n)
+        submit(outcomes, reserve, n)
 
-    broker.settle = steal
+    broker.submit = steal
     make().run()
     assert "1 settled tasks were not ours any more" in caplog.text
 
@@ -472,13 +411,12 @@ def test_a_finding_of_the_audit_makes_the_child_leave(noop, put, make, audit, br
 def test_a_refused_put_back_is_not_forgotten(noop, put, make, broker, row, lifeline, busy) -> None:  # type: ignore[no-untyped-def]
     """A quiet child lives on, so what the broker does not take back it offers again, also once it is to work again."""
     put("noop", 12)
-    settle, release, refused = broker.settle, broker.release, []
+    submit, release, refused = broker.submit, broker.release, []
 
-    def settling(outcomes, reserve, n, *, without=()):  # type: ignore[no-untyped-def]
-        done = settle(outcomes, reserve, n, without=without)
-        if len(done.deliveries) > 1 and not refused:
+    def submitting(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
+        submit(outcomes, reserve, n)
+        if reserve > 1 and not refused:
             row.order = Order.STANDBY  # the order comes while it reserves
-        return done
 
     def releasing(deliveries):  # type: ignore[no-untyped-def]
         if len(refused) < 2:
@@ -489,8 +427,378 @@ def test_a_refused_put_back_is_not_forgotten(noop, put, make, broker, row, lifel
     def resume() -> None:
         row.order = Order.WORK
 
-    broker.settle, broker.release, lifeline.when_ordered = settling, releasing, resume
+    broker.submit, broker.release, lifeline.when_ordered = submitting, releasing, resume
     make().run()
     assert len(refused) == 2
     assert not broker.held
     assert states(broker) == [TaskState.SUCCEEDED] * 12
+
+
+# ---- a broker that is pipelined
+
+
+def test_late_outcomes_are_sent_without_waiting(app, noop, put, make, broker) -> None:
+    """Before a long task what is finished is handed over, and the broker's answer is not waited for."""
+    broker.pipelined = True
+    loop = make()
+    seen = []
+
+    @app.task(name="long")
+    def long() -> None:
+        seen.append((broker.log[-1], len(broker.outcomes)))
+
+    loop._pace.learn("noop", 0.0001)
+    loop._pace.learn("long", 0.006)
+    loop._pace._batch = 4
+    put("noop", 3)
+    put("long")
+    loop.run()
+    assert seen == [(("submit", 3, 0, 1), 0)]
+    assert states(broker) == [TaskState.SUCCEEDED] * 4
+
+
+@pytest.fixture
+def reserved(make, broker):  # type: ignore[no-untyped-def]
+    """A loop over a pipelined broker, and for each reserve: how many it still held, and how many were on their way."""
+    broker.pipelined = True
+    return _watched(make(), broker)
+
+
+def _watched(loop, broker):  # type: ignore[no-untyped-def]
+    submit, reserves = broker.submit, []
+
+    def watched(outcomes, reserve, n, **_):  # type: ignore[no-untyped-def]
+        if reserve:
+            reserves.append((len(loop._held), loop._settler.reserving - reserve))
+        submit(outcomes, reserve, n)
+
+    broker.submit = watched
+    return loop, reserves
+
+
+def test_nothing_is_reserved_ahead_of_a_transaction(noop, put, make, broker) -> None:
+    """Where a submit is the broker's work itself there is no trip to hide."""
+    loop, reserves = _watched(make(), broker)
+    put("noop", 300)
+    loop.run()
+    assert len(reserves) > 5
+    assert set(reserves) == {(0, 0)}
+
+
+def test_the_next_batch_is_reserved_ahead(noop, put, reserved, broker) -> None:
+    """With half a batch of quick tasks left the next is asked for, once, and with what is finished: no trip is waited
+    for, and none is made for outcomes alone."""
+    loop, reserves = reserved
+    loop._pace.learn("noop", 0.00001)
+    loop._pace._batch = MAX_BATCH
+    put("noop", 640)
+    loop.run()
+    assert reserves[:9] == [(0, 0)] + [(32, 0)] * 8
+    assert not [entry for entry in broker.log[:10] if not entry[2]]
+    assert len(broker.done) == 640
+
+
+def test_what_takes_long_is_not_reserved_ahead(app, put, reserved) -> None:
+    """Of tasks of 3 ms the next are asked for when one is left, not three; behind one of 10 ms never."""
+    loop, reserves = reserved
+    for name, seconds in (("three", 0.003), ("ten", 0.01)):
+        app.task(name=name)(lambda: None)
+        loop._pace.learn(name, seconds)
+    loop._pace.learn = lambda *_: None
+    loop._pace._batch = 6
+    put("three", 12)
+    put("ten", 6)
+    loop.run()
+    assert [held for held, _ in reserves if held] == [1, 1]
+
+
+def test_nothing_is_reserved_ahead_of_an_unknown_task(app, put, reserved) -> None:
+    """Nobody knows how long it takes, so nothing is to wait behind it."""
+    loop, reserves = reserved
+    for number in range(6):
+        app.task(name=f"new-{number}")(lambda: None)
+        put(f"new-{number}")
+    loop.run()
+    assert {held for held, _ in reserves} == {0}
+
+
+@pytest.mark.parametrize("order", [Order.RETIRE, Order.STANDBY])
+def test_what_is_on_its_way_is_put_back(app, noop, put, reserved, broker, row, lifeline, order) -> None:
+    """Told to hold nothing while a reserve is in flight, the child reads its answer first, and puts that back too."""
+    app.task(name="last")(lambda: setattr(row, "order", order))
+    loop, _ = reserved
+    for name in ("noop", "last"):
+        loop._pace.learn(name, 0.00001)
+    loop._pace._batch = 8
+    lifeline.when_ordered = lambda: setattr(lifeline, "cut", True)
+    put("noop", 5)
+    put("last")
+    put("noop", 30)
+    expected = [message.id for message in broker.queue][6:]
+    loop.run()
+    assert max(entry[3] for entry in broker.log if entry[0] == "submit") == 2
+    assert len(broker.done) == 6
+    assert not broker.held
+    assert sorted(message.id for message in broker.queue) == sorted(expected)
+
+
+# ---- recalls
+
+
+@pytest.fixture
+def recalling(app, broker, row):  # type: ignore[no-untyped-def]
+    """A task that is recalled from while it runs: the mark stands in the row, and the broker took all else back."""
+    taken = []
+
+    def long() -> None:
+        if taken:
+            return
+        n, i = row.log[-1][1:3]
+        upto = max(entry[1] for entry in row.log if entry[0] == "reserving")
+        row.recall_mark = (n, i, upto)
+        broker.floor = upto
+        taken.extend(fence for fence in broker.held if fence > (n, i))
+        broker.queue.extendleft([broker.held.pop(fence) for fence in reversed(taken)])
+
+    app.task(name="long")(long)
+    return taken
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_what_was_recalled_is_given_up(noop, put, make, broker, recalling, pipelined, caplog) -> None:
+    """What the child held behind a long task it neither runs nor releases: it is somebody else's, or reserved anew."""
+    broker.pipelined = pipelined
+    loop = make()
+    for name in ("noop", "long"):
+        loop._pace.learn(name, 0.0001)
+    loop._pace._batch = 8
+    put("noop", 2)
+    put("long")
+    put("noop", 20)
+    loop.run()
+    assert len(recalling) == 5
+    assert sorted(broker.done) == sorted(f"id-{number}" for number in range(23))
+    assert "not ours" not in caplog.text, "none was run twice"
+    assert not [entry for entry in broker.log if entry[0] == "release"]
+
+
+@pytest.mark.parametrize("arrives", ["before", "after"])
+def test_a_reserve_on_its_way_is_recalled_too(noop, put, reserved, broker, recalling, arrives, caplog) -> None:
+    """What a reserve sent before the mark brings is given up; if it brings nothing, that says nothing of the queue."""
+    loop, _ = reserved
+    for name in ("noop", "long"):
+        loop._pace.learn(name, 0.00001)
+    loop._pace._batch = 8
+    if arrives == "before":
+        broker.submit = _done_at_once(broker, broker.submit)
+    put("noop", 6)
+    put("long")
+    put("noop", 20)
+    loop.run()
+    assert len(recalling) == (20 if arrives == "before" else 1)
+    assert sorted(broker.done) == sorted(f"id-{number}" for number in range(27))
+    assert "not ours" not in caplog.text
+    assert not broker.held
+
+
+def _done_at_once(broker, submit):  # type: ignore[no-untyped-def]
+    def submit_and_do(*what, **_):  # type: ignore[no-untyped-def]
+        submit(*what)
+        broker._answers.append(broker._do())
+
+    return submit_and_do
+
+
+def test_a_reserve_that_was_taken_back_has_not_seen_the_queue(put, make, broker, row) -> None:
+    """That it brings nothing does not mean that there is nothing: the child must not go idle over it."""
+    broker.pipelined = True
+    loop = make()
+    row.recall_mark, broker.floor = (1, 1, 1), 1
+    loop._settler.send(4)
+    loop._settler.send(4)
+    assert not loop._receive()
+    assert loop._receive()
+
+
+def test_a_recall_teaches_nothing_of_what_did_not_run(noop, put, make, broker, recalling) -> None:
+    """The next batch is not smaller, nor larger, for what was taken back unrun."""
+    loop = make()
+    loop._pace.learn("noop", 0.0001)
+    loop._pace.learn("long", 0.0001)
+    loop._pace.learn = lambda *_: None
+    loop._pace._batch = 8
+    put("long")
+    put("noop", 20)
+    loop.run()
+    assert [entry[2] for entry in broker.log if entry[0] == "submit"][:2] == [8, 8]
+
+
+def test_the_interrupted_one_is_not_given_up(noop, put, make, broker, row, executor, monkeypatch) -> None:
+    """A run that was recalled from and then interrupted is put back by the child: the recall does not cover it."""
+    loop = make()
+    loop._pace.learn("noop", 0.0001)
+    loop._pace._batch = 4
+
+    def interrupted(execution):  # type: ignore[no-untyped-def]
+        row.recall_mark = (execution.delivery.n, execution.delivery.i, execution.delivery.n)
+        row.order = Order.RETIRE
+
+    monkeypatch.setattr(executor, "run", interrupted)
+    put("noop", 4)
+    loop.run()
+    assert ("release", 1) in broker.log
+    assert sorted(broker.held) == [(1, 1), (1, 2), (1, 3)], "the steward's"
+
+
+def test_the_supervisor_is_to_look_at_a_child_that_holds_more(noop, put, make, row, lifeline, clock) -> None:
+    """A batch is behind its first task: the supervisor is poked, unless it looks soon enough by itself."""
+    put("noop", 5)
+    row.next_wake = clock[0] + 90_000_000
+    make().run()
+    assert lifeline.pokes == 0
+    lifeline.cut = False
+    row.next_wake = 2**64 - 1
+    put("noop", 1)
+    make().run()
+    assert lifeline.pokes == 0, "it held one"
+    lifeline.cut = False
+    put("noop", 5)
+    make().run()
+    assert lifeline.pokes == 1
+
+
+# ---- the lease
+
+
+@pytest.fixture
+def leased(broker, row, monkeypatch) -> list[int]:  # type: ignore[no-untyped-def]
+    """CLOCK_BOOTTIME; the lease runs out at 1000."""
+    now = [0]
+    monkeypatch.setattr(loop_module, "boottime_ns", lambda: now[0])
+    broker.leases = broker.pipelined = True
+    row.lease_until = 1000
+    return now
+
+
+def test_nothing_is_started_past_the_lease(app, noop, put, make, broker, row, lifeline, leased) -> None:
+    """When the lease runs out, what is finished is sent and nothing is started until it is renewed."""
+    app.task(name="slow")(lambda: leased.__setitem__(0, 1000))
+    loop = make()
+    for name in ("slow", "noop"):
+        loop._pace.learn(name, 0.00001)
+    loop._pace._batch = 4
+    put("slow")
+    put("noop", 3)
+    seen = []
+
+    def ordered() -> None:
+        seen.append((row.done, broker.log[-1][1]))
+        if len(seen) == 3:
+            row.lease_until = 2000
+
+    lifeline.when_ordered = ordered
+    loop.run()
+    assert seen == [(1, 1)] * 3
+    assert set(lifeline.waits) == {0.2}
+    assert len(broker.done) == 4
+    assert lifeline.sent == [Leaving("supervisor gone", 4)], "that is no trouble of the broker"
+
+
+@pytest.mark.parametrize("end", ["retire", "cut"])
+def test_orders_hold_without_a_lease(noop, put, make, broker, row, lifeline, leased, end) -> None:
+    """A child that may start nothing still leaves when it is told to, and puts back what it holds."""
+    leased[0] = 5000
+    put("noop", 2)
+    if end == "cut":
+        lifeline.when_ordered = lambda: setattr(lifeline, "cut", True)
+    else:
+        lifeline.when_ordered = lambda: setattr(row, "order", Order.RETIRE)
+    make().run()
+    assert row.done == 0
+    assert not broker.held
+    assert len(broker.queue) == 2
+
+
+def test_no_lease_is_needed_where_there_is_none(noop, put, make, broker, row, leased, lifeline) -> None:
+    """A cell that is 0 says that the node has none."""
+    leased[0] = 5000
+    row.lease_until = 0
+    put("noop", 2)
+    make().run()
+    assert row.done == 2
+    assert lifeline.waits == []
+
+
+# ---- idle where the broker wakes
+
+
+def test_a_wake_up_is_followed_by_a_look_and_passed_on(noop, put, make, broker, lifeline, source, caplog) -> None:
+    """Woken, the child looks at once; with more than it took it wakes another."""
+
+    def idle() -> bool:
+        lifeline.cut = bool(broker.done)
+        if not broker.done:
+            put("noop", 3)
+        return True
+
+    lifeline.when_idle = idle
+    make().run()
+    assert len(broker.done) == 3
+    assert broker.nudges == 1
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("age", "warned"), [(3.0, True), (0.2, False)])
+def test_found_without_a_wake_up(noop, put, make, broker, lifeline, source, told, age, warned) -> None:
+    """Work that the watchdog finds should have been announced, unless it is so new that it may be announced yet."""
+
+    def idle() -> bool:
+        lifeline.cut = bool(broker.done)
+        if not broker.done:
+            put("noop", 2)
+            broker.queue = type(broker.queue)(
+                msgspec.structs.replace(message, enqueued_at=time.time() - age) for message in broker.queue
+            )
+        return False
+
+    lifeline.when_idle = idle
+    make().run()
+    assert len(broker.done) == 2
+    assert told == [("warning", "", "", "found work that no wake-up announced")] * warned
+    assert broker.nudges == 1, "another child may be idle just so"
+    assert source.closed >= 2, "a busy child takes no wake-ups; nor does one that left"
+
+
+def test_a_broken_wake_source_is_trouble(noop, put, make, broker, lifeline, source) -> None:
+    """It is closed, told, and asked again after a look at the queue and ever longer pauses; what came is found."""
+    idles = []
+
+    def idle() -> bool:
+        idles.append(source.closed)
+        if len(idles) < 5:
+            raise BrokerUnreachable("reset")
+        lifeline.cut = True
+        return False
+
+    lifeline.when_idle = idle
+    lifeline.when_ordered = lambda: len(lifeline.waits) == 2 and put("noop")
+    make().run()
+    assert idles == [0, 1, 2, 3, 4]
+    assert [wait > 0.02 * 2**number for number, wait in enumerate(lifeline.waits)] == [True] * 4
+    assert lifeline.sent[0] == Trouble("BrokerUnreachable: reset")
+    assert lifeline.sent[-2:] == [Trouble(""), Leaving("supervisor gone", 1)]
+    assert len([entry for entry in broker.log if entry[0] == "resume"]) == 4
+
+
+def test_an_idle_child_that_is_retired_closes_its_wake_source(make, row, broker, lifeline, source) -> None:
+    """It asks the broker for nothing more: a wake-up that it would take is another child's."""
+
+    def idle() -> bool:
+        row.order = Order.RETIRE
+        return False
+
+    lifeline.when_idle = idle
+    make().run()
+    assert source.closed == 1
+    assert len(broker.log) == 1
+    assert lifeline.sent == [Leaving("retired", 0)]

@@ -39,8 +39,11 @@ def make_row() -> Callable[..., Row]:
 
     def make(
         activity: Activity = Activity.IDLE, *, done: int = 0, generation: int = GENERATION, hard: int = 3 * 10**9,
-        soft: int = 0, memory: int = 0,
+        soft: int = 0, memory: int = 0, held: int = 1, last_reserve: int = 5,
     ) -> Row:  # fmt: skip
-        return Row(activity, 9, hard, soft, memory, 3, 10**9, 5, 6, 1, done, 0, generation, 4242, "an-id", "shop.add")
+        return Row(
+            activity, 9, hard, soft, memory, 3, 10**9, 5, 6, held, last_reserve, done, 0, generation, 4242, "an-id",
+            "shop.add",
+        )  # fmt: skip
 
     return make

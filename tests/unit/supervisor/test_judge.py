@@ -1,16 +1,26 @@
-"""Judge: exactly the children over a limit, with their word; who is to be interrupted when; and when to look again."""
+"""Judge: who is over a limit, by its word; who is interrupted when; who holds too much; and when to look again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poolrt.board import Row
 from poolrt.hygiene.memory import LOOK_EVERY_NS, LOOK_SOONEST_NS
 from poolrt.states import Activity, ChildState, Interruption
-from poolrt.supervisor.judge import STACKS_NS, STACKS_OF_A_HOG_NS, Interrupt, Kill, Look, judge
+from poolrt.supervisor.judge import (
+    RECALL_AFTER_NS,
+    STACKS_NS,
+    STACKS_OF_A_HOG_NS,
+    Interrupt,
+    Kill,
+    Look,
+    Recall,
+    judge,
+)
 from poolrt.supervisor.lifecycle import CHILD, Child
 
 SECOND = 10**9
@@ -23,16 +33,16 @@ MakeRow = Callable[..., Row]
 def test_over_its_limit(make_child: Make, make_row: MakeRow) -> None:
     """A task past its hard deadline condemns its child, by the word that was read, with both numbers in the cause."""
     child = make_child()
-    kills, interrupts, wake = judge([Look(child, make_row(Activity.RUN), 77, 0)], 4 * SECOND, 9 * SECOND)
+    kills, interrupts, recalls, wake = judge([Look(child, make_row(Activity.RUN), 77, 0)], 4 * SECOND, 9 * SECOND)
     assert kills == [Kill(child, 77, "TimeLimitExceeded: ran 3.00 s, its limit is 2s", STACKS_NS)]
-    assert (interrupts, wake) == ([], 9 * SECOND)
+    assert (interrupts, recalls, wake) == ([], [], 9 * SECOND)
 
 
 def test_at_its_limit(make_child: Make, make_row: MakeRow) -> None:
     """The deadline itself is over the limit; a nanosecond before is not."""
     looks = [Look(make_child(), make_row(Activity.RUN), 1, 0)]
     assert judge(looks, 3 * SECOND, 9 * SECOND).kills
-    assert judge(looks, 3 * SECOND - 1, 9 * SECOND) == ([], [], 3 * SECOND)
+    assert judge(looks, 3 * SECOND - 1, 9 * SECOND) == ([], [], [], 3 * SECOND)
 
 
 def test_the_next_look_is_the_earliest_deadline(make_child: Make, make_row: MakeRow) -> None:
@@ -54,7 +64,7 @@ def test_only_running_tasks_have_limits(make_child: Make, make_row: MakeRow) -> 
         if activity is not Activity.RUN and activity not in between
     ]
     looks.append(Look(make_child(), make_row(Activity.RUN, hard=0), 1, 10**12))
-    assert judge(looks, 10**18, 2 * 10**18) == ([], [], 2 * 10**18)
+    assert judge(looks, 10**18, 2 * 10**18) == ([], [], [], 2 * 10**18)
 
 
 def test_between_two_tasks_the_next_is_expected_to_be_like_the_last(make_child: Make, make_row: MakeRow) -> None:
@@ -69,7 +79,7 @@ def test_between_two_tasks_the_next_is_expected_to_be_like_the_last(make_child: 
             ({"hard": SECOND + 1}, LOOK_SOONEST_NS),
         ):
             found = judge([Look(make_child(), make_row(activity, **limits), 1, 0)], now, now + 9 * SECOND)
-            assert found == ([], [], now + wait)
+            assert found == ([], [], [], now + wait)
 
 
 def test_over_its_memory_limit(make_child: Make, make_row: MakeRow) -> None:
@@ -101,8 +111,8 @@ def test_past_its_soft_limit(make_child: Make, make_row: MakeRow) -> None:
     expected = [3 * SECOND, 3 * SECOND + 100_000_000, 4 * SECOND, 5 * SECOND, 6 * SECOND]
     for count, due in enumerate(expected):
         child.signalled = (row.sequence, count)
-        assert judge([Look(child, row, 1, 0)], due - 1, 99 * SECOND) == ([], [], due)
-        kills, interrupts, wake = judge([Look(child, row, 1, 0)], due, 99 * SECOND)
+        assert judge([Look(child, row, 1, 0)], due - 1, 99 * SECOND) == ([], [], [], due)
+        kills, interrupts, _, wake = judge([Look(child, row, 1, 0)], due, 99 * SECOND)
         assert (kills, interrupts) == ([], [Interrupt(child, row.sequence, Interruption.SOFT_LIMIT)])
         assert wake == [*expected, 7 * SECOND][count + 1]
 
@@ -118,7 +128,7 @@ def test_a_count_of_another_run_does_not_hold(make_child: Make, make_row: MakeRo
 def test_the_hard_limit_goes_before_the_soft_one(make_child: Make, make_row: MakeRow) -> None:
     """A task past both is killed, not interrupted once more."""
     row = make_row(Activity.RUN, soft=2 * SECOND)
-    kills, interrupts, _ = judge([Look(make_child(), row, 1, 0)], 4 * SECOND, 9 * SECOND)
+    kills, interrupts, _, _ = judge([Look(make_child(), row, 1, 0)], 4 * SECOND, 9 * SECOND)
     assert (len(kills), interrupts) == (1, [])
 
 
@@ -132,6 +142,72 @@ def test_a_stop_interrupts_what_runs(make_child: Make, make_row: MakeRow) -> Non
         assert found.reason is Interruption.STOP
 
 
+HELD = pytest.mark.parametrize("more", [{"held": 2}, {"last_reserve": 6}], ids=["holds two", "has sent a reserve"])
+
+
+@HELD
+def test_what_is_held_behind_a_long_run_is_recalled(make_child: Make, make_row: MakeRow, more: dict[str, int]) -> None:
+    """From 100 ms on, by the word that was read; before that the next look is just then."""
+    child = make_child(ChildState.RETIRING)
+    looks = [Look(child, make_row(Activity.RUN, hard=0, **more), 77, 0)]
+    due = SECOND + RECALL_AFTER_NS
+    assert judge(looks, due - 1, 9 * SECOND) == ([], [], [], due)
+    assert judge(looks, due, 9 * SECOND) == ([], [], [Recall(child, 77)], 9 * SECOND)
+
+
+def test_nothing_is_recalled_from_who_holds_nothing_more(make_child: Make, make_row: MakeRow) -> None:
+    """A task may run for days while nobody looks more than once a second."""
+    looks = [Look(make_child(), make_row(Activity.RUN, hard=0), 1, 0)]
+    assert judge(looks, 10**18, 10**18 + SECOND) == ([], [], [], 10**18 + SECOND)
+
+
+def test_who_holds_nothing_while_it_waits_is_left_alone(make_child: Make, make_row: MakeRow) -> None:
+    """Only a run delays others: what a child that settles or leaves holds is on its way."""
+    for activity in Activity:
+        if activity is not Activity.RUN:
+            look = Look(make_child(), make_row(activity, hard=0, held=2), 1, 0)
+            assert not judge([look], 9 * SECOND, 99 * SECOND).recalls
+
+
+@HELD
+def test_a_run_is_recalled_for_once(make_child: Make, make_row: MakeRow, more: dict[str, int]) -> None:
+    """What the mark covers is not marked again, the run of the mark or one about to be given up; a later one is."""
+    row = make_row(Activity.RUN, hard=0, **more)
+    for taken, again in ((row.n - 1, True), (row.n, False), (row.n + 3, False), (1 << 62, False)):
+        found = judge([Look(make_child(), row, 1, 0, taken)], 9 * SECOND, 99 * SECOND)
+        assert (bool(found.recalls), found.wake) == (again, 99 * SECOND)
+
+
+def test_who_is_killed_is_not_recalled(make_child: Make, make_row: MakeRow) -> None:
+    """Its death puts back what it holds."""
+    found = judge([Look(make_child(), make_row(Activity.RUN, held=2), 1, 0)], 9 * SECOND, 99 * SECOND)
+    assert (len(found.kills), found.recalls) == (1, [])
+
+
+def test_between_two_tasks_of_a_batch_the_next_is_expected_to_be_long(make_child: Make, make_row: MakeRow) -> None:
+    """A look that falls between two quick tasks is followed by one after 100 ms, as long as batches flow."""
+    for activity, wait in (
+        (Activity.COMMIT, RECALL_AFTER_NS),
+        (Activity.AUDIT, RECALL_AFTER_NS),
+        (Activity.IDLE, SECOND),
+    ):
+        look = Look(make_child(), make_row(activity, hard=0, held=2), 1, 0)
+        assert judge([look], 8 * SECOND, 9 * SECOND).wake == 8 * SECOND + wait
+
+
+@given(n=U64, i=U64, held=U64, last=U64, started=U64, taken=U64)
+@example(n=2**60, i=1, held=2, last=2**60, started=0, taken=0)
+@example(n=5, i=2**60, held=2, last=5, started=0, taken=0)
+@example(n=5, i=1, held=2, last=5000, started=0, taken=0)
+def test_no_mark_by_scribbled_numbers(n: int, i: int, held: int, last: int, started: int, taken: int) -> None:
+    """A floor above what a broker can count, or far above what was sent, would end a child's work for good."""
+    row = Row(Activity.RUN, 1, 0, 0, 0, 0, started, n, i, held, last, 0, 0, 1, 1, "id", "name")
+    child = Child(0, 1, CHILD, 0.0)
+    for _ in judge([Look(child, row, 1, 0, taken)], 2**64, 2**65).recalls:
+        assert taken < n <= last <= n + 1000
+        assert max(n, i, last) < 2**53
+
+
 @given(U64, U64, U64, U64, U64, st.integers(0, 2**50))
 def test_scribbled_cells_are_judged_safely(
     hard: int, soft: int, memory: int, started: int, now: int, rss: int
@@ -139,8 +215,8 @@ def test_scribbled_cells_are_judged_safely(
     """Whatever a task wrote over its cells, judging raises nothing, and condemns by its deadline and limit alone."""
     child = Child(0, 1, CHILD, 0.0)
     child.state = ChildState.UP
-    row = Row(Activity.RUN, 1, hard, soft, memory, 0, started, 1, 1, 1, 0, 0, 1, 1, "id", "name")
-    kills, interrupts, wake = judge([Look(child, row, 1, rss)], now, now + SECOND)
+    row = Row(Activity.RUN, 1, hard, soft, memory, 0, started, 1, 1, 1, 1, 0, 0, 1, 1, "id", "name")
+    kills, interrupts, _, wake = judge([Look(child, row, 1, rss)], now, now + SECOND)
     assert bool(kills) is ((hard != 0 and now >= hard) or (memory != 0 and rss > memory))
     assert not interrupts or soft
     assert wake <= now + SECOND

@@ -41,7 +41,7 @@ def node_status(**changes: Any) -> dict[str, Any]:
         "supervisor": {"pid": 9412, "rss": 20 * MIB}, "template": {"pid": 11, "rss": 33 * MIB},
         "steward": {"pid": 12, "state": "up", "rss": 21 * MIB}, "children": [idle_row(0), child_row(5)],
         "memory": {"used": 2150 * MIB, "budget": 8192 * MIB},
-        "totals": {"done": 1204881, "failed": 311, "recycled": 41, "crashed": 1, "killed": 0},
+        "totals": {"done": 1204881, "failed": 311, "recycled": 41, "crashed": 1, "killed": 0, "recalled": 12},
         "queue": {"queued": 1204, "delayed": 3, "reserved": 2, "dead": 2, "oldest": 4.25},
         "last_events": [
             {"kind": "child-crashed", "at": 1e9, "slot": 5, "generation": 2, "pid": 7, "task": TASK,

@@ -33,7 +33,7 @@ def test_the_screen_answers_what_one_looks_for(state):
     shown = drawn(state(rates={"done": Rate(103.4, (None, 1.0, 2.0)), "failed": Rate(0.25)}))
     for what in (
         "web-1", "pid 9412", "serving", "up 4m33s", "sqlite:////srv/jobs.db", "memory 2.1/8.0 GiB ███·······",
-        " ▅█     103", "failed/s", "0.2", "done 1,204,881  failed 311  recycled 41  crashed 1  killed 0",
+        " ▅█     103", "failed/s", "0.2", "done 1,204,881  failed 311  recycled 41  crashed 1  killed 0  recalled 12",
         "children: 1 busy, concurrency 2", "14s/1m", "376/500", "459.0/512.0 MiB  █████·",
         "37  memory: 518 MiB > 512 MiB",
         "queued 1,204  delayed 3  reserved 2  dead 2  oldest 4.2s", "child-crashed", "child 5.2", "[SIGSEGV]",

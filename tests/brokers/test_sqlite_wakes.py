@@ -1,4 +1,4 @@
-"""Contract: who is told what, when. Nobody polls: idle children, stewards and waiters are woken by datagrams."""
+"""SQLite: who is told what, when. Nobody polls: idle children, stewards and waiters are woken by datagrams."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from poolrt.brokers.base import Broker, Found
+from poolrt.brokers.sqlite import SqliteBroker
 from poolrt.clock import FakeClock
 from poolrt.message import Enqueue, Outcome, Owner, Requeue, new_task_id
 from poolrt.posix.unix_sockets import bind_datagram
@@ -21,6 +22,11 @@ from poolrt.states import TaskState
 Child = Callable[..., Broker]
 Put = Callable[..., list[str]]
 Listen = Callable[[str], socket.socket]
+
+
+@pytest.fixture(scope="session")
+def service() -> None:
+    """The suite's own fixtures, for this broker alone: there is no server."""
 
 
 @pytest.fixture
@@ -48,14 +54,6 @@ def woken(sock: socket.socket) -> int:
         except BlockingIOError:
             return count
         count += 1
-
-
-def test_node_directory_is_private(broker: Broker) -> None:
-    """The folder of sockets, locks and boards is this user's alone."""
-    folder = broker.node_directory()
-    assert folder.is_dir()
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert broker.node_directory() == folder
 
 
 def test_enqueue_wakes_one_child_of_each_node(put: Put, listen: Listen) -> None:
@@ -152,105 +150,22 @@ def test_nudge_wakes_only_for_work(broker: Broker, put: Put, listen: Listen) -> 
     assert woken(wake) == 1
 
 
-def waiting(broker: Broker, task: str) -> tuple[threading.Thread, list[Found | None]]:
-    """A thread that waits for the task; returns once it listens, so that what follows must wake it."""
-    folder, answers = broker.node_directory(), list[Found | None]()
-    before = set(os.listdir(folder))
-    thread = threading.Thread(target=lambda: answers.append(broker.wait(task, 30)))
-    thread.start()
-    while not {name for name in os.listdir(folder) if name.endswith(".wait")} - before:
-        thread.join(0.001)
-        assert thread.is_alive()
-    return thread, answers
-
-
-def test_wait_returns_a_record_at_once(broker: Broker, child: Child, put: Put) -> None:
-    """There is nothing to wait for when the record is there."""
-    (task,) = put()
-    client = child()
-    client.settle([Outcome(client.settle([], 1, 1).deliveries[0], TaskState.FAILED, b"why")], 0, 2)
-    found = broker.wait(task, None)
-    assert found is not None
-    assert found.record == b"why"
-
-
-def test_wait_for_the_unknown_returns_at_once(broker: Broker) -> None:
-    """Neither message nor record: no wait could end."""
-    assert broker.wait("nobody", None) is None
-
-
-def test_wait_times_out_and_leaves_nothing(broker: Broker, put: Put) -> None:
-    """After its timeout wait returns None, and its socket is gone."""
-    (task,) = put()
-    assert broker.wait(task, 0.05) is None
-    assert broker.wait(task, 0) is None
-    assert os.listdir(broker.node_directory()) == []
-
-
-@pytest.mark.parametrize("way", ["settle", "bury", "rescue"])
-def test_wait_is_woken_by_the_end(broker: Broker, child: Child, put: Put, way: str) -> None:
-    """A waiter gets the record of a task that ends while it waits, whoever ends it."""
-    (task,) = put()
-    client = child()
-    (held,) = client.settle([], 1, 1).deliveries
-    thread, answers = waiting(broker, task)
-    outcome = Outcome(held, TaskState.FAILED, b"why")
-    if way == "settle":
-        client.settle([outcome], 0, 2)
-    elif way == "bury":
-        broker.bury(Owner("inc", 0, 1), outcome)
-    else:
-        broker.rescue("inc", [outcome], suspect=False)
-    thread.join(10)
-    assert [found and found.record for found in answers] == [b"why"]
-    assert os.listdir(broker.node_directory()) == []
-
-
-def test_wait_ends_without_a_record(broker: Broker, child: Child, put: Put) -> None:
-    """A task that keeps no result wakes its waiter too, with None."""
-    (task,) = put()
-    client = child()
-    (held,) = client.settle([], 1, 1).deliveries
-    thread, answers = waiting(broker, task)
-    client.settle([Outcome(held, TaskState.SUCCEEDED)], 0, 2)
-    thread.join(10)
-    assert answers == [None]
-
-
-def test_wait_lasts_through_a_retry(broker: Broker, child: Child, put: Put) -> None:
-    """A retry is not the end: the waiter gets the last attempt's record."""
-    (task,) = put()
-    client = child()
-    (held,) = client.settle([], 1, 1).deliveries
-    thread, answers = waiting(broker, task)
-    retry = Enqueue(task, b"", "default", 0, None)
-    (held,) = client.settle([Outcome(held, None, follow_ups=(retry,))], 1, 2).deliveries
-    broker.nudge()
-    client.settle([Outcome(held, TaskState.SUCCEEDED, b"second")], 0, 3)
-    thread.join(10)
-    assert [found and found.record for found in answers] == [b"second"]
-
-
-def test_several_wait_for_one_task(broker: Broker, child: Child, put: Put) -> None:
-    """Each of the waiters is woken."""
-    (task,) = put()
-    client = child()
-    (held,) = client.settle([], 1, 1).deliveries
-    all_waiting = [waiting(broker, task) for _ in range(3)]
-    client.settle([Outcome(held, TaskState.SUCCEEDED, b"r")], 0, 2)
-    for thread, answers in all_waiting:
-        thread.join(10)
-        assert [found and found.record for found in answers] == [b"r"]
-
-
 def test_nudge_tells_a_waiter_whose_settler_died(
-    broker: Broker, child: Child, put: Put, monkeypatch: pytest.MonkeyPatch
+    broker: Broker,
+    child: Child,
+    put: Put,
+    waiters: Callable[[Broker], int],
+    wait_for: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A child killed between its commit and its datagrams leaves the telling to the steward's tick."""
     (task,) = put()
     client = child()
     (held,) = client.settle([], 1, 1).deliveries
-    thread, answers = waiting(broker, task)
+    answers: list[Found | None] = []
+    thread = threading.Thread(target=lambda: answers.append(broker.wait(task, 30)))
+    thread.start()
+    wait_for(lambda: waiters(broker), "it listens")
     with monkeypatch.context() as killed:
         killed.setattr("socket.socket.sendto", lambda *_: 0)
         client.settle([Outcome(held, TaskState.SUCCEEDED, b"r")], 0, 2)
@@ -296,8 +211,6 @@ def test_purge_removes_what_a_killed_waiter_left(
 
 def test_long_paths(node_dir: Path, clock: FakeClock) -> None:
     """Sockets work in a folder whose path is longer than a socket address."""
-    from poolrt.brokers.sqlite import SqliteBroker
-
     deep = node_dir / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
     broker = SqliteBroker(deep / "q.db", clock=clock)

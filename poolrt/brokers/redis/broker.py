@@ -1,0 +1,359 @@
+"""``RedisBroker``: each call of the contract is one Lua script on the server, and so one atomic step.
+
+    producer, operator, steward ──▶ calls.py:  any idle connection; repeated within the timeout
+    child                       ──▶ owner.py:  its own connection, pipelined, with an epoch
+    idle child, steward         ──▶ wake.py, bell.py: connections that wait
+                                       └──▶ lua/*.lua on the server: the layout of the keys is in lua/parts/names.lua
+
+It must never decode an envelope. What happens in a script happens wholly or, before its first write, not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from poolrt.brokers.base import Broker, Buried, Depth, Found, QueueDepth, Settled
+from poolrt.brokers.redis import bulk, wire
+from poolrt.brokers.redis.address import Address
+from poolrt.brokers.redis.bell import Bell
+from poolrt.brokers.redis.calls import Calls
+from poolrt.brokers.redis.channel import Deadline
+from poolrt.brokers.redis.node_folder import node_folder
+from poolrt.brokers.redis.owner import OwnerChannel
+from poolrt.brokers.redis.scripts import script
+from poolrt.brokers.redis.waiting import Waiting
+from poolrt.brokers.redis.wake import Wake
+from poolrt.clock import Clock, SystemClock
+from poolrt.errors import BrokerDamaged, ConfigurationError, Fenced
+from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
+from poolrt.states import FINAL, TaskState
+
+PROMOTED_AT_ONCE: Final = 1000
+"""Delayed messages queued by one script; more would keep the server from others for too long."""
+_LOOK_AGAIN: Final = 5.0
+"""Seconds after which a waiter looks for the record though nobody has told it: the server may have been another."""
+
+
+class RedisBroker(Broker):
+    """A Redis or Valkey server (one, Sentinel's or a Cluster's) as broker and result store.
+
+    Args:
+        url: see brokers/redis/address.py. Nothing is opened.
+        timeout: the longest any call but ``wait`` may take, in seconds; None: what the URL says.
+        clock: whose wall time decides what is due and what has passed.
+    """
+
+    trusted = False
+    """Whoever can write to the server could otherwise run code here."""
+    leases = True
+    pipelined = True
+
+    def __init__(self, url: str, *, timeout: float | None = None, clock: Clock | None = None) -> None:
+        self._address = Address.parse(url)
+        self.url = self._address.url
+        self._clock = clock or SystemClock()
+        self._calls = Calls(self._address, timeout or self._address.timeout, self._clock)
+        self._owner: OwnerChannel | None = None
+
+    def __repr__(self) -> str:
+        attached = f" as {self._owner.owner}" if self._owner else ""
+        return f"<RedisBroker {self.url}{attached}>"
+
+    @property
+    def secret_url(self) -> str:
+        """See ``Broker``."""
+        return self._address.secret_url
+
+    @property
+    def timeout(self) -> float:
+        """The longest any call but ``wait`` may take, in seconds."""
+        return self._calls.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        self._calls.timeout = seconds
+
+    # ---- producers
+
+    def enqueue(self, items: Sequence[Enqueue]) -> list[bool]:
+        """See ``Broker``. After a lost answer the call is repeated, and an id that is known then counts as new."""
+        blob = wire.enqueue_blob(items, now := self._clock.wall())
+        unsure: list[bool] = []
+        new = self._calls.attempt(
+            lambda channel: channel.call(script("enqueue"), blob, now), on_repeat=lambda: unsure.append(True)
+        )
+        return [True] * len(items) if unsure else [bool(each) for each in new]
+
+    def enqueue_batches(
+        self, batches: Iterable[Sequence[Enqueue]], stored: Callable[[Sequence[Enqueue]], None]
+    ) -> None:
+        """See ``Broker``. While the server stores one batch the next is made."""
+        bulk.enqueue_batches(self._calls, self._clock, batches, stored, self.enqueue)
+
+    def find(self, task_id: str) -> Found | None:
+        """See ``Broker``."""
+        return _found(task_id, self._calls.run("find", task_id))
+
+    def wait(self, task_id: str, timeout: float | None) -> Found | None:
+        """See ``Broker``."""
+        found = self.find(task_id)
+        if found is None or found.record is not None:
+            return found
+        deadline = Deadline(timeout if timeout is not None else float("inf"))
+        with Waiting(self._address, self._calls, task_id) as waiting:
+            while True:
+                waiting.listen()
+                # Looked at after the word is left: whoever ends the task from now on sees it.
+                found = self.find(task_id)
+                if found is None or found.record is not None:
+                    return found
+                if deadline.left() <= 0:
+                    return None
+                waiting.nap(min(deadline.left(), _LOOK_AGAIN))
+
+    def cancel(self, task_id: str, outcome_of: Callable[[Delivery], Outcome]) -> bool:
+        """See ``Broker``."""
+        unsure: list[bool] = []
+        while True:
+            found = self._calls.run("find", task_id)
+            if found is None or found[0] not in (b"queued", b"delayed"):
+                return False
+            if not wire.is_readable(found[1]):
+                raise BrokerDamaged(f"{self.url}: message {task_id} cannot be read; who is to run it sets it aside")
+            ending = wire.ending_of(outcome_of(wire.delivery_of(wire.read_stored(found[1]), 0, 0)), self._clock.wall())
+            arguments = (task_id, found[1], wire.blob(ending), self._clock.wall())
+            done = self._calls.attempt(
+                lambda channel: channel.call(script("cancel"), *arguments),  # noqa: B023  called at once
+                on_repeat=lambda: unsure.append(True),
+            )
+            if done == 0 and unsure:
+                kept = self._calls.run("find", task_id)
+                return (
+                    kept is not None and kept[0] == b"record" and wire.read_kept(kept[1]).state is TaskState.CANCELLED
+                )
+            if done >= 0:
+                return bool(done)
+
+    def cancel_held(self, task_id: str) -> bool:
+        """See ``Broker``."""
+        return bool(self._calls.run("cancel_held", task_id))
+
+    def forget(self, task_id: str) -> bool:
+        """See ``Broker``."""
+        return bool(self._calls.run("forget", task_id))
+
+    # ---- the node
+
+    def node_directory(self) -> Path:
+        """See ``Broker``. On this machine, one for each store of this user."""
+        return node_folder(self._address.store)
+
+    def doorbell(self, node: str) -> Bell:
+        """See ``Broker``."""
+        return Bell(self._address, self.timeout)
+
+    def join(self, incarnation: str, node: str) -> None:
+        """See ``Broker``. Raises Fenced for a start that has left or was rescued: it cannot come back."""
+        if self._calls.run("join", incarnation, node) is None:
+            raise Fenced(f"incarnation {incarnation} has left this broker, or was rescued")
+
+    def leave(self, incarnation: str) -> int:
+        """See ``Broker``."""
+        return self.rescue(incarnation, (), suspect=False).requeued
+
+    def others(self) -> list[tuple[str, str]]:
+        """See ``Broker``."""
+        names = self._calls.attempt(lambda channel: channel.ask("HGETALL", self._key("nodes")))
+        return list(zip(_texts(names[::2]), _texts(names[1::2]), strict=True))
+
+    def renew(self, incarnation: str) -> dict[str, int]:
+        """See ``Broker``."""
+        beats = self._calls.run("renew", incarnation)
+        if beats is None:
+            raise Fenced(f"incarnation {incarnation} has left this broker, was rescued, or the broker is another")
+        pairs = zip(_texts(beats[::2]), beats[1::2], strict=True)
+        return {name: int(beat) for name, beat in pairs if beat.isdigit()}
+
+    def to_cancel(self, incarnation: str) -> list[tuple[Owner, Delivery]]:
+        """See ``Broker``."""
+        told = self._calls.run("to_cancel", incarnation)
+        found = []
+        for who, n, i, value in zip(told[::4], told[1::4], told[2::4], told[3::4], strict=True):
+            slot, _, generation = who.decode().partition(".")
+            if not wire.is_readable(value):
+                continue  # its child sets it aside
+            delivery = wire.delivery_of(wire.read_stored(value), int(n), int(i))
+            found.append((Owner(incarnation, int(slot), int(generation)), delivery))
+        return found
+
+    def recall(self, owner: Owner, after: tuple[int, int], upto: int) -> int:
+        """See ``Broker``."""
+        return int(self._calls.run("recall", owner.incarnation, f"{owner.slot}.{owner.generation}", *after, upto))
+
+    def running(self, owner: Owner, n: int, i: int) -> Delivery | None:
+        """See ``Broker``."""
+        who = f"{owner.slot}.{owner.generation}"
+        value = self._calls.run("running", owner.incarnation, who, n, i)
+        return None if value is None or not wire.is_readable(value) else wire.delivery_of(wire.read_stored(value), n, i)
+
+    def bury(self, owner: Owner, verdict: Outcome | Requeue | None) -> Buried:
+        """See ``Broker``."""
+        now = self._clock.wall()
+        verdicts = wire.verdicts_blob([verdict] if verdict is not None else [], now)
+        put, ended = self._calls.run("bury", *owner, now, verdicts)
+        return Buried(put, settled=ended > 0)
+
+    def rescue(
+        self, incarnation: str, verdicts: Iterable[Outcome | Requeue], *, suspect: bool, beat: int | None = None
+    ) -> Buried:
+        """See ``Broker``."""
+        now = self._clock.wall()
+        seen = "" if beat is None else beat
+        blob = wire.verdicts_blob(list(verdicts), now)
+        put, ended = self._calls.run("rescue", incarnation, seen, int(suspect), now, blob)
+        return Buried(put, settled=ended > 0)
+
+    def promote(self) -> float | None:
+        """See ``Broker``."""
+        now = self._clock.wall()
+        following = self._calls.run("promote", now, PROMOTED_AT_ONCE)
+        return None if following is None else max(0.0, float(following) - now)
+
+    def purge(self, limit: int = 1000) -> int:
+        """See ``Broker``."""
+        return int(self._calls.run("purge", self._clock.wall(), limit))
+
+    def nudge(self) -> None:
+        """See ``Broker``."""
+        self._calls.run("nudge")
+
+    # ---- children
+
+    def attach(self, owner: Owner, queues: Collection[str] = ()) -> None:
+        """See ``Broker``."""
+        if self._owner is not None and self._owner.is_ours():
+            self._owner.close()
+        self._owner = OwnerChannel(self._address, self.timeout, self._clock, owner, queues)
+        self._owner.attach()
+
+    def submit(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> None:
+        """See ``Broker``."""
+        self._attached().submit(outcomes, reserve, n, without)
+
+    def answer(self) -> Settled:
+        """See ``Broker``."""
+        return self._attached().answer()
+
+    def resume(self) -> list[tuple[int, int]]:
+        """See ``Broker``."""
+        return self._attached().resume()
+
+    def release(self, deliveries: Sequence[Delivery]) -> int:
+        """See ``Broker``."""
+        return self._attached().release(deliveries)
+
+    def wake_source(self) -> Wake:
+        """See ``Broker``."""
+        return Wake(self._address, self.timeout, self._clock, self._attached().queues)
+
+    # ---- operators
+
+    def depth(self) -> Depth:
+        """See ``Broker``."""
+        delayed, messages, dead, *queues = self._calls.run("depth")
+        queued = sum(count for _, _, count, _ in queues)
+        ages = [self._age(since) for _, _, _, since in queues if since]
+        return Depth(queued, delayed, max(0, messages - queued - delayed), dead, max(ages, default=None))
+
+    def queues(self) -> list[QueueDepth]:
+        """See ``Broker``."""
+        _, _, _, *queues = self._calls.run("depth")
+        return sorted(
+            QueueDepth(_text(name), count, flag == b"0", self._age(since) if since else None)
+            for name, flag, count, since in queues
+            if count or flag == b"0"
+        )
+
+    def pause(self, queue: str) -> None:
+        """See ``Broker``."""
+        self._calls.run("pause", queue)
+
+    def unpause(self, queue: str) -> None:
+        """See ``Broker``."""
+        self._calls.run("unpause", queue)
+
+    def empty(self, queue: str, limit: int = 10_000) -> int:
+        """See ``Broker``."""
+        return int(self._calls.run("queue_head", "empty", queue, limit))
+
+    def move(self, queue: str, to: str, limit: int = 10_000) -> int:
+        """See ``Broker``."""
+        return int(self._calls.run("queue_head", "move", queue, limit, to))
+
+    def peek(self, queue: str, limit: int = 100) -> list[Found]:
+        """See ``Broker``."""
+        told = self._calls.run("queue_head", "peek", queue, limit)
+        return [_waiting(_text(task), value) for task, value in zip(told[::2], told[1::2], strict=True)]
+
+    def ended(self, state: TaskState, limit: int = 100) -> list[Found]:
+        """See ``Broker``."""
+        if state not in FINAL:
+            raise ConfigurationError(f"{state!r} is not a final state")
+        records = self._calls.run("ended", state, limit)
+        return [
+            _recorded(_text(task), value)
+            for task, value in zip(records[::2], records[1::2], strict=True)
+            if wire.is_record(value)
+        ]
+
+    def close(self) -> None:
+        """See ``Broker``."""
+        self._calls.close()
+        if self._owner is not None and self._owner.is_ours():
+            self._owner.close()
+
+    # ---- inside
+
+    def _attached(self) -> OwnerChannel:
+        if self._owner is None or not self._owner.is_ours():
+            raise Fenced("this broker object is attached to no owner in this process")
+        return self._owner
+
+    def _key(self, name: str) -> str:
+        return f"{{{self._address.namespace}}}:{name}"
+
+    def _age(self, since: bytes) -> float:
+        return max(0.0, self._clock.wall() - float(since))
+
+
+def _found(task_id: str, told: Any) -> Found | None:
+    if told is None:
+        return None
+    kind, value = told
+    if kind != b"record":
+        return _waiting(task_id, value, TaskState(kind.decode()))
+    if not wire.is_record(value):
+        raise BrokerDamaged(f"the record of {task_id} cannot be read; forget() drops it")
+    return _recorded(task_id, value)
+
+
+def _recorded(task_id: str, value: bytes) -> Found:
+    kept = wire.read_kept(value)
+    return Found(task_id, kept.state, None, kept.record, kept.lost)
+
+
+def _waiting(task_id: str, value: bytes, state: TaskState = TaskState.QUEUED) -> Found:
+    if not wire.is_readable(value):
+        return Found(task_id, state, value, None, 0)  # somebody else's; a child sets it aside
+    stored = wire.read_stored(value)
+    return Found(task_id, state, stored.envelope, None, stored.lost)
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _texts(values: Sequence[bytes]) -> list[str]:
+    return [_text(value) for value in values]

@@ -1,0 +1,7 @@
+-- Parts: names waking queueing placing holding ending owners
+-- Wake a child for each queue that has something to give.
+despite_full_memory()
+for _, queue in ipairs(call('HKEYS', QUEUES)) do
+    if call('EXISTS', ready(queue), suspects(queue)) > 0 then wake(queue) end
+end
+return 1

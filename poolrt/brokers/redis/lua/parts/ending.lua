@@ -1,0 +1,87 @@
+-- What happens when deliveries end.
+local EXPIRY = P .. ':expiry'
+
+-- Keep the records of ended deliveries, of which the first of an id stands; returns their follow-ups.
+-- endings[k] = {state, expires, record, follow-ups or false} belongs to ids[k].
+local function keep_records(ids, endings)
+    local passing, succeeded, following = {}, {}, {}
+    for at = 1, #endings do
+        local id, ending = ids[at], endings[at]
+        if id and ending[3] ~= '' and call('HSETNX', RES, id, ending[3]) == 1 then
+            passing[#passing + 1] = ending[2]
+            passing[#passing + 1] = id
+            if ending[1] == 'succeeded' then
+                succeeded[#succeeded + 1] = id
+            else
+                call('ZADD', P .. ':ended:' .. ending[1], call('INCR', SEQ), id)
+            end
+        end
+    end
+    if #passing > 0 then call('ZADD', EXPIRY, unpack(passing)) end
+    if #succeeded > 0 then
+        call('LPUSH', P .. ':ended:succeeded', unpack(succeeded))
+        call('LTRIM', P .. ':ended:succeeded', 0, 9999)
+    end
+    for at = 1, #endings do
+        for _, item in ipairs(ids[at] and endings[at][4] or {}) do following[#following + 1] = item end
+    end
+    return following
+end
+
+-- Drop the messages of live, keep the records of ids and place their follow-ups. The error of a foreign key comes while
+-- the message is still there, so that repair.lua can queue it again, or when all the follow-ups are stored.
+local function finish(live, ids, endings, now)
+    local following = #endings > 0 and keep_records(ids, endings) or {}
+    if #following > 0 then
+        call('HLEN', RES)
+        call('ZCARD', DELAYED)
+        local _ = tonumber(call('GET', SEQ) or '0') or call('INCR', SEQ) -- as place does
+    end
+    call('HDEL', MSG, unpack(live))
+    if #following > 0 then place(following, now) end
+end
+
+-- Tell those who wait for these ids, in the same step that ended them.
+local function tell_waiters(ids)
+    if #ids == 0 or call('EXISTS', WAITERS) == 0 then return end
+    for _, id in ipairs(ids) do
+        local waiting = call('HGET', WAITERS, id)
+        if waiting then
+            for key in string.gmatch(waiting, '%S+') do
+                call('RPUSH', key, '1')
+                call('EXPIRE', key, 60)
+            end
+            call('HDEL', WAITERS, id)
+        end
+    end
+end
+
+-- A word left for what is held goes with the hold.
+local function forget_words(ids)
+    if #ids > 0 and call('EXISTS', CANCEL) == 1 then call('SREM', CANCEL, unpack(ids)) end
+end
+
+-- End deliveries of what is held (a key); how many were not there. groups = {{n, {place, …}}, …}; the last #endings of all
+-- these places have more to do than to end: see finish.
+local function settle(held, groups, endings, now)
+    local ids, live, ended = {}, {}, {}
+    for _, group in ipairs(groups) do
+        local taken = take_out(held, group[1], group[2])
+        for at = 1, #taken do ids[#ids + 1] = taken[at] end
+    end
+    local plain = #ids - #endings
+    for at = 1, #ids do
+        local id = ids[at]
+        if id then
+            live[#live + 1] = id
+            local ending = endings[at - plain]
+            if not ending or ending[1] ~= '' or not ending[4] then ended[#ended + 1] = id end
+        end
+    end
+    if #live > 0 then
+        finish(live, { unpack(ids, plain + 1) }, endings, now)
+        tell_waiters(ended)
+        forget_words(live)
+    end
+    return #ids - #live
+end

@@ -1,0 +1,36 @@
+-- The layout of the keys, and their names. Every script begins with this part.
+--
+-- KEYS[1] is the namespace as a hash tag, "{poolrt}". All keys of a namespace begin with it, so they lie in one Cluster
+-- slot and one script may touch them all; that is why the others are built here and not passed (docs/decisions/021).
+--
+--   :msg        hash    id -> stored message           every message that has not ended
+--   :ready:Q    zset    id, score                      queued in queue Q
+--   :suspect:Q  zset    id, score                      the same, of a node that died: to be delivered alone
+--   :delayed    zset    id, eta                        waits for its time
+--   :held:OWNER hash    n -> msgpack array of ids      reserved; OWNER is incarnation/slot.generation, n its reserve's number
+--                                                      an id's place is its i, and false where it has ended or was put back
+--   :own:INC    hash    slot.generation -> epoch       owners that may be heard; bar.SLOT, floor.SLOT.GENERATION
+--   :nodes      hash    incarnation -> node name       :beats  hash  incarnation -> beat     :gone  zset  starts that left
+--   :queues     hash    queue -> "1", or "0" paused    :wake:Q, :wake  lists of wake-up tokens
+--   :res        hash    id -> stored record            :expiry zset  id, wall time     :ended:STATE  zset  id, order
+--   :ended:succeeded    list    the newest 10,000 ids: a zset would cost each of them more
+--   :waiters    hash    id -> keys that await it       :cancel set   ids of held messages to be cancelled
+--   :quarantine list    what was found in a key and is not poolrt's, with the reason
+--
+-- A stored message is a msgpack array [seq, lost, suspect, priority, since, queue, task, id, envelope]. The first four
+-- are written here; the rest is the producer's and is never touched.
+-- A script reads before it writes: an error of a foreign key then comes before anything has changed.
+local P = KEYS[1]
+local MSG, RES, DELAYED, QUEUES = P .. ':msg', P .. ':res', P .. ':delayed', P .. ':queues'
+local WAITERS, CANCEL, SEQ = P .. ':waiters', P .. ':cancel', P .. ':seq'
+local NO_OWNER = false -- a nil reply: fenced
+local call = redis.call
+
+-- With maxmemory reached, the server refuses what needs memory only as the first write of a script. What frees memory,
+-- or keeps a node alive, begins with a write that needs none; enqueue does not, and is refused as a whole.
+local function despite_full_memory() call('DEL', P .. ':none') end
+
+local function ready(queue) return P .. ':ready:' .. queue end
+local function suspects(queue) return P .. ':suspect:' .. queue end
+local function held_by(inc, who) return P .. ':held:' .. inc .. '/' .. who end
+local function owners_of(inc) return P .. ':own:' .. inc end

@@ -1,0 +1,16 @@
+-- Parts: names waking queueing placing holding ending owners
+-- Put deliveries back, uncounted, at their old place. ARGV: incarnation, slot.generation, epoch, groups (msgpack).
+-- Reply: how many were still held, or nil: fenced.
+if call('HGET', owners_of(ARGV[1]), ARGV[2]) ~= ARGV[3] then return NO_OWNER end
+despite_full_memory()
+local held, released = held_by(ARGV[1], ARGV[2]), 0
+for _, group in ipairs(cmsgpack.unpack(ARGV[4])) do
+    for _, id in ipairs(take_out(held, group[1], group[2])) do
+        if id then
+            put_back(id)
+            forget_words({ id })
+            released = released + 1
+        end
+    end
+end
+return released

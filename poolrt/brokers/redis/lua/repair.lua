@@ -1,0 +1,122 @@
+-- Parts: names waking queueing placing holding ending owners
+-- Set aside keys of another type than ours, then queue again what has no place any more; a part of the messages a call.
+-- ARGV: cursor, now. Reply: {next cursor, {keys renamed}, how many were queued again}.
+-- A start whose registration or owners were in such a key is ended as rescue.lua ends one that died.
+despite_full_memory()
+local first, now = ARGV[1] == '0', tonumber(ARGV[2])
+local renamed, queued, barred, expected = {}, 0, {}, {}
+
+local function expect(key, kind)
+    local found = call('TYPE', key).ok
+    if found == kind or found == 'none' then return true end
+    local aside = P .. ':foreign:' .. string.sub(key, #P + 2) .. ':' .. table.concat(call('TIME'), '.')
+    call('RENAME', key, aside)
+    renamed[#renamed + 1] = aside
+    quarantine(aside, 'a key of type ' .. found .. ' where poolrt keeps a ' .. kind)
+    return false
+end
+
+local function expect_numbers(key)
+    local fields, fine = call('HGETALL', key), true
+    for at = 1, #fields, 2 do
+        if not string.match(fields[at + 1], '^%d+$') then
+            quarantine(fields[at] .. ' ' .. fields[at + 1], 'no number in ' .. key)
+            call('HDEL', key, fields[at])
+            fine = false
+        end
+    end
+    return fine
+end
+
+local function expect_queue(queue)
+    if expected[queue] then return end
+    expected[queue] = true
+    expect(ready(queue), 'zset')
+    expect(suspects(queue), 'zset')
+    expect(P .. ':wake:' .. queue, 'list')
+end
+
+local function expect_plain_keys()
+    expect(P .. ':quarantine', 'list')
+    expect(P .. ':wake', 'list')
+    for _, key in ipairs({ MSG, RES, QUEUES, BEATS, WAITERS }) do expect(key, 'hash') end
+    for _, key in ipairs({ DELAYED, GONE, P .. ':expiry' }) do expect(key, 'zset') end
+    for _, state in ipairs({ 'failed', 'cancelled', 'expired', 'dead' }) do expect(P .. ':ended:' .. state, 'zset') end
+    expect(P .. ':ended:succeeded', 'list')
+    expect(CANCEL, 'set')
+    if expect(SEQ, 'string') and not string.match(call('GET', SEQ) or '0', '^%d+$') then
+        quarantine(call('GET', SEQ), 'the counter of messages is no number')
+        call('DEL', SEQ)
+    end
+    for _, queue in ipairs(call('HKEYS', QUEUES)) do expect_queue(queue) end
+end
+
+local function expect_nodes()
+    expect_numbers(BEATS)
+    if not expect(NODES, 'hash') then
+        for _, inc in ipairs(call('HKEYS', BEATS)) do barred[inc] = true end
+    end
+    for _, inc in ipairs(call('HKEYS', NODES)) do
+        if not expect(owners_of(inc), 'hash') or not expect_numbers(owners_of(inc)) then barred[inc] = true end
+        for _, who in ipairs(owners(inc)) do expect(held_by(inc, who), 'hash') end
+    end
+end
+
+-- The owners that held something under a start whose list of owners is gone.
+local function end_barred()
+    local cursor, names = '0', {}
+    repeat
+        local scanned = call('SCAN', cursor, 'MATCH', P .. ':held:*', 'COUNT', 1000)
+        cursor = scanned[1]
+        for _, key in ipairs(scanned[2]) do names[#names + 1] = key end
+    until cursor == '0'
+    for _, key in ipairs(names) do
+        local inc, who = string.match(key, ':held:(.*)/(.-)$')
+        if inc and barred[inc] and expect(key, 'hash') then queued = queued + end_owner(inc, who, {}, now, true) end
+    end
+    for inc in pairs(barred) do
+        expect(owners_of(inc), 'hash')
+        bar_start(inc)
+    end
+end
+
+local function place_again(id, message)
+    local fine, _, since = pcall(cmsgpack.unpack_limit, message.rest, 1, 0)
+    if fine and type(since) == 'number' and since > now then
+        call('ZADD', DELAYED, since, id)
+        ring('')
+    else
+        put_in_queue(id, message)
+        wake(message.queue)
+    end
+    queued = queued + 1
+end
+
+if first then
+    expect_plain_keys()
+    expect_nodes()
+    if next(barred) then end_barred() end
+end
+local held = {}
+for _, inc in ipairs(call('HKEYS', NODES)) do
+    for _, who in ipairs(owners(inc)) do
+        for _, each in ipairs(all_held(held_by(inc, who))) do held[each[3]] = true end
+    end
+end
+local scanned, highest = call('HSCAN', MSG, ARGV[1], 'COUNT', 1000), 0
+for at = 1, #scanned[2], 2 do
+    local id, message = scanned[2][at], parse(scanned[2][at + 1])
+    if message then highest = math.max(highest, message.seq) end
+    if message and not held[id] and not call('ZSCORE', DELAYED, id) then
+        expect_queue(message.queue)
+        call('HSETNX', QUEUES, message.queue, '1')
+        if not call('ZSCORE', ready(message.queue), id) and not call('ZSCORE', suspects(message.queue), id) then
+            place_again(id, message)
+        end
+    elseif not message and not held[id] then
+        put_aside(id, 'stored')
+    end
+end
+-- The order of what comes from now on, where the counter was lost.
+if highest > tonumber(call('GET', SEQ) or '0') then call('SET', SEQ, string.format('%.0f', highest)) end
+return { scanned[1], renamed, queued }

@@ -1,0 +1,172 @@
+"""What goes between this process and the scripts: one msgpack blob each way, so that neither side parses item by item.
+
+A stored message is ``[seq, lost, suspect, priority, since, queue, task, id, envelope]``; the first four are the
+server's, the rest is made here once and never touched again (lua/parts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from poolrt.errors import BrokerError, ConfigurationError
+from poolrt.message import HIGHEST_PRIORITY, LOWEST_PRIORITY, Delivery, Enqueue, Outcome, Requeue
+from poolrt.states import TaskState
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Stored(NamedTuple):
+    """A message as the server keeps it."""
+
+    seq: int
+    lost: int
+    suspect: int
+    priority: int
+    since: float
+    """Wall time from which it may run."""
+    queue: str
+    task: str
+    id: str
+    envelope: bytes
+
+
+class Kept(NamedTuple):
+    """A record as the server keeps it."""
+
+    state: TaskState
+    lost: int
+    record: bytes
+
+
+_stored_decoder = msgspec.msgpack.Decoder(Stored)
+_kept_decoder = msgspec.msgpack.Decoder(Kept)
+_reply_decoder = msgspec.msgpack.Decoder(tuple[int, int, list[Stored]])
+
+Item = tuple[str, str, int, float | bool, msgspec.Raw]
+
+
+def _text(data: bytes) -> msgspec.Raw:
+    """Bytes as a msgpack text, whatever they are: the msgpack of the server's Lua knows no binaries."""
+    return msgspec.Raw(b"\xdb" + len(data).to_bytes(4, "big") + data)
+
+
+def items_of(messages: Iterable[Enqueue], now: float) -> list[Item]:
+    """The messages as ``place`` of lua/parts takes them; raises ConfigurationError for what could not be kept."""
+    return [_item(message, now) for message in messages]
+
+
+def _item(message: Enqueue, now: float) -> Item:
+    if not LOWEST_PRIORITY <= message.priority <= HIGHEST_PRIORITY:
+        raise ConfigurationError(f"priority {message.priority!r}: write {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}")
+    eta = False if message.eta is None else float(message.eta)
+    rest = (max(now, eta), message.queue, message.task, message.id, message.envelope)
+    return message.id, message.queue, message.priority, eta, _text(_encode(rest)[1:])  # without the array's head
+
+
+def enqueue_blob(messages: Sequence[Enqueue], now: float) -> bytes:
+    """The argument of lua/enqueue.lua."""
+    try:
+        return _encode(items_of(messages, now))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BrokerError(f"a message cannot be stored: {error}") from error
+
+
+def ending_of(outcome: Outcome, now: float) -> tuple[str, str, msgspec.Raw, list[Item] | bool]:
+    """What is to be done beside ending the delivery, as ``finish`` of lua/parts takes it: state, end of the record
+    as text (a number would be written out anew by the server), record, follow-ups."""
+    record = b""
+    if outcome.record is not None:
+        if outcome.state is None:
+            raise ValueError(f"{outcome!r} has a record but no final state")
+        record = _encode((outcome.state, outcome.delivery.lost, outcome.record))
+    follow_ups = items_of(outcome.follow_ups, now) if outcome.follow_ups else False
+    return outcome.state or "", f"{now + outcome.ttl:.3f}", _text(record), follow_ups
+
+
+Group = tuple[int, list[int]]
+"""The number of a reserve, and places in it."""
+
+
+def groups_of(deliveries: Iterable[Delivery]) -> list[Group]:
+    """Deliveries by the reserve that took them, as ``take_out`` of lua/parts/holding.lua wants them; in their order."""
+    groups: list[Group] = []
+    last = -1
+    for delivery in deliveries:
+        if delivery.n != last:
+            last = delivery.n
+            places: list[int] = []
+            groups.append((last, places))
+        places.append(delivery.i)
+    return groups
+
+
+def outcomes_blob(outcomes: Sequence[Outcome], now: float) -> bytes:
+    """The outcomes as lua/settle.lua takes them: first those that only end their delivery."""
+    if not outcomes:
+        return b""
+    plain, full, endings = [], [], []
+    for outcome in outcomes:
+        if outcome.record is None and not outcome.follow_ups and outcome.state is not None:
+            plain.append(outcome.delivery)
+        else:
+            full.append(outcome.delivery)
+            endings.append(ending_of(outcome, now))
+    return _encode((groups_of(plain) + groups_of(full), endings))
+
+
+def verdicts_blob(verdicts: Sequence[Outcome | Requeue], now: float) -> bytes:
+    """The verdicts as ``end_owner`` of lua/parts/owners.lua takes them."""
+    return _encode([_verdict(verdict, now) for verdict in verdicts])
+
+
+def _verdict(verdict: Outcome | Requeue, now: float) -> tuple[object, ...]:
+    held = verdict.delivery
+    if isinstance(verdict, Outcome):
+        return held.n, held.i, held.task_id, ending_of(verdict, now), False
+    return held.n, held.i, held.task_id, False, now + verdict.delay if verdict.delay > 0 else False
+
+
+def blob(value: object) -> bytes:
+    """``value`` as a script unpacks it."""
+    return _encode(value)
+
+
+def delivery_of(stored: Stored, n: int, i: int) -> Delivery:
+    """The delivery ``(n, i)`` of a stored message."""
+    return Delivery(stored.envelope, n, i, stored.id, stored.lost, stored.suspect != 0)
+
+
+def read_stored(value: bytes) -> Stored:
+    """The message in ``value``; raises msgspec.DecodeError."""
+    return _stored_decoder.decode(value)
+
+
+def is_readable(value: bytes) -> bool:
+    """Whether ``value`` is a stored message."""
+    try:
+        _stored_decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def is_record(value: bytes) -> bool:
+    """Whether ``value`` is a record as it is kept."""
+    try:
+        _kept_decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def read_kept(value: bytes) -> Kept:
+    """The record in ``value``; raises msgspec.DecodeError."""
+    return _kept_decoder.decode(value)
+
+
+def read_reply(value: bytes) -> tuple[int, int, list[Stored]]:
+    """What lua/settle.lua says: how many were stale, whether there is more, and what was reserved; DecodeError."""
+    return _reply_decoder.decode(value)

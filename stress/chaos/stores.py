@@ -1,0 +1,128 @@
+"""Where a storm's messages are: a SQLite file, or a server of the storm's own, which is hit as well.
+
+SqliteStore   a file; its journal is written by triggers
+RedisStore    tests/servers.py runs the server: killed, stopped, its clients cut off, its scripts forgotten
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Final
+
+from stress.chaos.account import ONE_FILE, Admitted
+from stress.chaos.aof_journal import OPTIONS, AofJournal
+from stress.chaos.journal import Journal
+from tests.servers import Server
+
+LEASE: Final = 3.0
+"""Seconds; of the nodes on a server."""
+TIMEOUT: Final = 2.0
+"""Seconds a broker call may take: less than the tasks' limit, since one of them enqueues."""
+_OF_NO_TASK: Final = frozenset({"msg", "delayed", "nodes", "beats", "cancel", "waiters", "quarantine"})
+_OF_NO_TASK_EACH: Final = frozenset({"ready", "suspect", "held", "own"})
+
+Later = Callable[[float, Callable[[], object]], None]
+
+
+class SqliteStore:
+    """A file."""
+
+    admitted = ONE_FILE
+    flags: Final[dict[str, object]] = {}
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "broker"
+        self._folder.mkdir()
+        self._database = self._folder / "storm.db"
+        self.url = f"sqlite:///{self._database}"
+        self.journal = Journal(self._database)
+
+    def left(self, nodes: Collection[str]) -> list[str]:
+        """What lies about that should not."""
+        name = self._database.name
+        known = {name, f"{name}-claims", f"{name}-nodes"}
+        known |= {f"{name}-nodes/{node}.{kind}" for node in nodes for kind in ("lock", "board")}
+        found = {str(path.relative_to(self._folder)) for path in self._folder.rglob("*")} - known
+        return [f"left in broker/: {path}" for path in sorted(found)]
+
+    def hit(self, how: str, seconds: float, later: Later) -> bool:
+        """There is no server."""
+        raise NotImplementedError(how)
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class RedisStore:
+    """A server with an append-only file.
+
+    Args:
+        folder: the storm's.
+        fsync: ``always`` or ``everysec``: what a kill of the server alone loses is nothing in either.
+    """
+
+    admitted = Admitted(unsettled=96, placed={"retry": 3, "make": 50})
+    flags: Final[dict[str, object]] = {"lease": f"{LEASE:g}s"}
+
+    def __init__(self, folder: Path, fsync: str) -> None:
+        place = folder / "server"
+        place.mkdir()
+        self.server = Server(place, appendfsync=fsync, **OPTIONS).start()
+        self.url = self.server.url(timeout=f"{TIMEOUT:g}s")
+        self._away = False
+        self.journal = AofJournal(place)
+
+    def hit(self, how: str, seconds: float, later: Later) -> bool:
+        """Do something to the server, and undo it ``later``; whether it was there."""
+        if self._away:
+            return False
+        match how:
+            case "kill":
+                self._away = True
+                self.server.kill()
+                later(seconds, self._back)
+            case "stall" | "outlast":
+                self._away = True
+                self.server.pause()
+                later(seconds, self._back)
+            case "cut":
+                self._ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                self._ask("CLIENT", "KILL", "TYPE", "pubsub")
+            case "flush":
+                self._ask("SCRIPT", "FLUSH")
+            case _:
+                raise NotImplementedError(how)
+        return True
+
+    def _back(self) -> None:
+        self._away = False
+        if self.server.process is None:
+            self.server.start()
+        else:
+            self.server.go_on()
+
+    def _ask(self, *command: str) -> Any:
+        return self.server.call(*command)
+
+    def left(self, nodes: Collection[str]) -> list[str]:
+        """What the server holds that should not be there any more."""
+        found = []
+        for key in sorted(self._ask("KEYS", "*")):
+            kind, _, rest = key.partition("}:")[2].partition(":")
+            if (kind in _OF_NO_TASK and not rest) or kind in _OF_NO_TASK_EACH:
+                found.append(f"left on the server: {key}: {self._ask('TYPE', key)}")
+        return found
+
+    def close(self) -> None:
+        """End the server."""
+        self.server.kill()
+
+
+Store = SqliteStore | RedisStore
+
+
+def made_for(options: argparse.Namespace, folder: Path) -> Store:
+    """The store that the command line asks for."""
+    return RedisStore(folder, options.fsync) if options.broker == "redis" else SqliteStore(folder)

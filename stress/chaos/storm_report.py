@@ -1,0 +1,65 @@
+"""What a storm says at its end: the account, the faults, and the story of whatever is wrong."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from stress.chaos import account
+from stress.chaos.faults import Fault
+from stress.chaos.producer import Producer
+
+if TYPE_CHECKING:
+    from stress.chaos.storm import Storm
+
+MOST_EXPLAINED: Final = 10
+
+
+class Reclaim(NamedTuple):
+    """How a start took back what the starts before it had held."""
+
+    took: float
+    """Seconds from its exec until the broker knew no earlier start any more."""
+    booted: float
+    """Seconds of these until its supervisor had a template that had imported the app."""
+    fault: Fault
+
+    def __str__(self) -> str:
+        """For reports."""
+        return (
+            f"{self.fault}: what the node had held was taken back {self.took:.2f} s after its exec, "
+            f"{self.booted:.2f} s of which until the app was imported"
+        )
+
+
+def report(storm: Storm, producer: Producer, made: account.Account, raged: float, took: float) -> None:
+    """Print what was done, and what came of it."""
+    print(account.table(made))
+    print("\nfaults")
+    for name, count in sorted(storm.made.items()):
+        print(f"  {count:4} {name}")
+    if storm.reclaims:
+        half = statistics.median(each.took for each in storm.reclaims)
+        print(f"\n{len(storm.reclaims)} starts took their own back, half of them within {half:.2f} s; the slowest:")
+        print(f"  {max(storm.reclaims)}")
+    print(
+        f"{sum(node.starts for node in storm.nodes)} starts of the nodes; "
+        f"{producer.refused} calls refused and made again; "
+        f"{made.lost} lost, {made.doubled} ended twice, {made.total('again')} ran again; "
+        f"storm {raged:.1f} s, all {took:.1f} s"
+    )
+
+
+def explain(storm: Storm, made: account.Account, path: Path) -> None:
+    """Print what is wrong, and what ledger, journal and logs say of it."""
+    for text in storm.wrong:
+        print(f"WRONG: {text}")
+    lives = storm.store.journal.read()
+    ledger = account.Ledger(path)
+    for number, (task_id, wrong) in enumerate(made.wrong.items()):
+        print(f"WRONG: {task_id}: {'; '.join(wrong)}")
+        if number < MOST_EXPLAINED:
+            print(*(f"    {run}" for run in ledger.runs[task_id]), sep="\n")
+            print(*(f"    {entry}" for entry in lives.get(task_id, [])), sep="\n")
+            print(*(f"    {line}" for node in storm.nodes for line in node.messages(task_id)), sep="\n")

@@ -1,0 +1,425 @@
+"""Redis: what another program, or an older mistake, left in our keys is set aside with its reason; the rest goes on."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hypothesis.strategies as st
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from poolrt.brokers.redis import RedisBroker
+from poolrt.brokers.redis.wire import is_readable
+from poolrt.clock import FakeClock
+from poolrt.errors import BrokerDamaged, Fenced
+from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue, new_task_id
+from poolrt.states import TaskState
+from tests.servers import Server
+
+
+class Store:
+    """A namespace of its own with a node, a child, and messages in every state."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.namespace = f"t-{uuid.uuid4().hex}"
+        self.clock = FakeClock()
+        self.made: list[RedisBroker] = []
+        self.broker = self.client()
+        self.child = self.client()
+        self.start = "inc"
+        self.n = 0
+        self.numbers = itertools.count(1)
+        self.ran: set[str] = set()
+        self.envelopes: set[bytes] = set()
+        self.broker.join("inc", "node")
+        self.child.attach(Owner("inc", 0, 1))
+
+    def client(self) -> RedisBroker:
+        self.made.append(RedisBroker(self.server.url(namespace=self.namespace), clock=self.clock))
+        return self.made[-1]
+
+    def key(self, name: str) -> str:
+        return f"{{{self.namespace}}}:{name}"
+
+    def call(self, command: str, name: str, *rest: object) -> Any:
+        return self.server.call(command, self.key(name), *rest)
+
+    def put(self, queue: str = "default", eta: float | None = None) -> str:
+        task = new_task_id()
+        self.broker.enqueue([Enqueue(task, b"envelope of " + task.encode(), queue, 0, eta)])
+        return task
+
+    def settle(self, outcomes: list[Outcome], reserve: int) -> list[Delivery]:
+        self.n += 1
+        return self.child.settle(outcomes, reserve, self.n).deliveries
+
+    def fill(self) -> dict[str, str]:
+        """Messages in each state, and records: their ids by what they are."""
+        ids = {"failed": self.put(), "succeeded": self.put(), "suspect": self.put(), "held": self.put()}
+        failed, succeeded = self.settle([], 2)
+        self.settle([Outcome(failed, TaskState.FAILED, b"r"), Outcome(succeeded, TaskState.SUCCEEDED, b"r")], 0)
+        self.broker.join("other", "neighbour")
+        neighbour = self.client()
+        neighbour.attach(Owner("other", 0, 1))
+        neighbour.settle([], 1, 1)
+        (held,) = self.settle([], 1)
+        assert held.task_id == ids["held"]
+        self.broker.rescue("other", [], suspect=True)
+        ids |= {"queued": self.put(), "another": self.put("other"), "delayed": self.put(eta=self.clock.wall() + 100)}
+        self.broker.cancel_held(held.task_id)
+        return ids
+
+    def without_record(self, tasks: set[str]) -> list[str]:
+        """Those that have not ended with a record of having run."""
+        return [task for task in tasks if not (found := self.broker.find(task)) or found.record != b"ran"]
+
+    def close(self) -> None:
+        for broker in self.made:
+            broker.close()
+
+    # ---- what goes on
+
+    def go_on(self) -> None:
+        """Everything that a node, its children and an operator do, until nothing is left; as the runtime would."""
+        self.broker.depth()
+        self.broker.queues()
+        self.broker.nudge()
+        self.broker.to_cancel(self.start)
+        self.broker.purge()
+        for state in (TaskState.FAILED, TaskState.SUCCEEDED):
+            self.broker.ended(state)
+        self.new = self.put()
+        try:
+            self.broker.renew(self.start)
+        except Fenced:
+            self.restart()
+        self.drain()
+        self.clock.advance(200)
+        self.broker.promote()
+        self.drain()
+        assert self.broker.depth()[:3] == (0, 0, 0)
+
+    def restart(self) -> None:
+        """What a node does that was told that it is fenced: it starts anew, and the old start is rescued."""
+        self.broker.rescue(self.start, [], suspect=False)
+        self.start = f"start-{next(self.numbers)}"
+        self.broker.join(self.start, "node")
+        self.child.attach(Owner(self.start, 0, 1))
+
+    def drain(self) -> None:
+        """Run what there is, as a child does: after trouble it resumes, and gives up what it does not know."""
+        held: list[Delivery] = []
+        for _ in range(40):
+            try:
+                held = self.settle([Outcome(each, TaskState.SUCCEEDED, b"ran") for each in held], 3)
+                self.ran |= {each.task_id for each in held}
+                self.envelopes |= {each.envelope for each in held}
+                if not held:
+                    break
+            except BrokerDamaged:
+                held = self.resume(held)
+            except Fenced:
+                self.restart()
+                held = []
+        else:
+            pytest.fail("it never ends")
+        self.release_what_is_left()
+
+    def resume(self, held: list[Delivery]) -> list[Delivery]:
+        known = {(each.n, each.i): each for each in held}
+        try:
+            places = self.child.resume()
+        except Fenced:
+            self.restart()
+            return []
+        unknown = [Delivery(b"", n, i, "", 0, False) for n, i in places if (n, i) not in known]
+        self.child.release(unknown)
+        return [known[place] for place in places if place in known]
+
+    def release_what_is_left(self) -> None:
+        """What the child was given before, and never ran: the first batch of a test."""
+        unknown = [Delivery(b"", n, i, "", 0, False) for n, i in self.child.resume()]
+        if self.child.release(unknown):
+            self.drain()
+
+    def reasons(self) -> list[str]:
+        """What is in the quarantine, the newest first."""
+        raw = [each.encode(errors="surrogateescape") for each in self.call("LRANGE", "quarantine", 0, -1)]
+        return [msgspec.msgpack.decode(_binaries(each))[0] for each in raw]
+
+
+def _binaries(packed: bytes) -> bytes:
+    """Its reason alone: the second part may hold any bytes."""
+    size = packed[1] - 0xA0 if packed[1] < 0xC0 else packed[2]
+    return b"\x91" + packed[1 : 2 + size + (packed[1] >= 0xC0)]
+
+
+@pytest.fixture
+def store(redis_server: Server) -> Iterator[Store]:
+    """See ``Store``."""
+    made = Store(redis_server)
+    yield made
+    made.close()
+
+
+KEYS = [
+    "msg", "ready:default", "ready:other", "suspect:default", "delayed", "held:inc/0.1", "own:inc", "nodes", "beats",
+    "gone", "queues", "wake:default", "wake", "res", "expiry", "ended:failed", "ended:succeeded", "ended:cancelled",
+    "seq", "waiters", "cancel", "quarantine",
+]  # fmt: skip
+KINDS: dict[str, tuple[object, ...]] = {
+    "string": ("SET", "not poolrt's"),
+    "list": ("RPUSH", "not poolrt's"),
+    "stream": ("XADD", "*", "not", "poolrt's"),
+}
+
+
+def test_every_key_is_tried(store: Store) -> None:
+    """The list above is what a namespace with something of everything has."""
+    store.fill()
+    found = {key.partition(":")[2] for key in store.server.call("KEYS", store.key("*"))} - {"wake:other"}
+    assert found - set(KEYS) == set()
+    assert set(KEYS) - found <= {"wake", "waiters", "quarantine", "ended:cancelled"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_of_another_program(store: Store, name: str, kind: str) -> None:
+    """It is renamed and the reason kept; every message whose envelope is still there runs, and new ones do."""
+    ids = store.fill()
+    ours = store.call("TYPE", name)
+    if ours == kind or (name in {"wake", "quarantine"} and kind == "list"):
+        pytest.skip("it is of our type")
+    store.call("DEL", name)
+    command, *rest = KINDS[kind]
+    store.call(str(command), name, *rest)
+    store.go_on()
+    expected = {ids[what] for what in ("suspect", "held", "queued", "another", "delayed")} if name != "msg" else set()
+    assert (expected | {store.new}) - store.ran == set()
+    assert store.without_record(expected | {store.new}) == []
+    used = name not in {"gone", "waiters", "ended:cancelled", "wake", "quarantine", "expiry", "ended:failed"}
+    aside = store.server.call("KEYS", store.key(f"foreign:{name}:*"))
+    if used or aside:
+        assert [store.server.call("TYPE", key) for key in aside] == [kind]
+        assert any(f"a key of type {kind} where poolrt keeps a" in reason for reason in store.reasons())
+
+
+@pytest.mark.parametrize("name", [*KEYS, "ready:new", "wake:new", "ready:newer"])
+def test_the_end_of_a_task_is_not_lost(store: Store, name: str) -> None:
+    """A settle that meets another program's key is done, or the task runs again: none of its follow-ups is missing."""
+    store.put()
+    store.put()
+    if name == "msg":
+        pytest.skip("all envelopes are gone")
+    store.put("other")
+    first, second, other = store.settle([], 3)
+    links = [Enqueue(new_task_id(), b"link", queue, 0, None) for queue in ("new", "newer", "new")]
+    links.append(Enqueue(new_task_id(), b"link", "default", 0, store.clock.wall() + 50))
+    retry = Enqueue(second.task_id, b"retry", "default", 0, None)
+    outcomes = [
+        Outcome(first, TaskState.SUCCEEDED, b"ran", follow_ups=(links[0],)),
+        Outcome(second, None, None, follow_ups=(retry, *links[1:])),
+    ]
+    store.call("DEL", name)
+    store.call("SET", name, "not poolrt's")
+    for _ in range(3):
+        try:
+            store.settle(outcomes, 0)
+            break
+        except BrokerDamaged:
+            left = store.resume([outcome.delivery for outcome in outcomes])
+            outcomes = [outcome for outcome in outcomes if outcome.delivery in left]
+        except Fenced:  # it is lost with its owner, and runs again
+            store.restart()
+            break
+    store.go_on()
+    if first.envelope not in store.envelopes:
+        assert links[0].id in store.ran
+    if second.envelope not in store.envelopes:
+        assert {each.id for each in (retry, *links[1:])} - store.ran == set()
+    assert store.without_record({first.task_id, second.task_id, other.task_id}) == []
+
+
+def test_a_delayed_message_keeps_its_time(store: Store) -> None:
+    """Where its place was in a key of another program, it waits on."""
+    task = store.put(eta=store.clock.wall() + 100)
+    store.call("SET", "delayed", "not poolrt's")
+    store.drain()
+    assert store.broker.promote() == pytest.approx(100)
+    assert store.ran == set()
+    store.clock.advance(100)
+    store.broker.promote()
+    store.drain()
+    assert store.ran == {task}
+
+
+def test_the_order_outlives_the_counter(store: Store) -> None:
+    """Messages enqueued after the counter was lost run after those before it."""
+    first = [store.put() for _ in range(3)]
+    store.call("DEL", "seq")
+    store.call("RPUSH", "seq", "not poolrt's")
+    last = store.put()
+    assert [each.task_id for each in store.settle([], 9)] == [*first, last]
+
+
+@pytest.mark.parametrize(("name", "field"), [("beats", "inc"), ("own:inc", "0.1"), ("seq", None)])
+def test_a_number_that_is_none(store: Store, name: str, field: str | None) -> None:
+    """Of a counter, a beat or an epoch: said, and the rest goes on."""
+    ids = store.fill()
+    if field is None:
+        store.call("SET", name, "many")
+    else:
+        store.call("HSET", name, field, "many")
+    store.go_on()
+    assert {ids[what] for what in ("suspect", "held", "queued", "another", "delayed")} - store.ran == set()
+
+
+GARBAGE = {
+    "empty": b"", "text": b"hello", "number": b"\x01", "bytes": bytes(range(256)), "nothing": b"\xc0",
+    "too short": msgspec.msgpack.encode([1, 0, 0, 0]),
+    "wrong types": msgspec.msgpack.encode(["1", None, {}, 0.5, "now", 7, 7, 7, 7]),
+    "no priority": b"\x99" + msgspec.msgpack.encode([1, 0, 0, 77, 1.0, "default", "t", "id", "e"])[1:],
+    "many lost": b"\x99" + msgspec.msgpack.encode([1, "many", 0, 0, 1.0, "default", "t", "id", "e"])[1:],
+    "no envelope": b"\x99" + msgspec.msgpack.encode([1, 0, 0, 0, 1.0, "default", "t", "id", 5])[1:],
+    "not a number": b"\x99" + msgspec.msgpack.encode([1, 0, 0, float("nan"), 1.0, "default", "t", "id", "e"])[1:],
+    "wide number": b"\x99\xd3" + bytes(7) + b"\x01\x00\x00\x00" + msgspec.msgpack.encode([1.0, "q", "t", "i", "e"])[1:],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["queued", "another", "suspect", "delayed", "held"])
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_for_a_message(store: Store, what: str, where: str) -> None:
+    """It is kept in the quarantine; all others run, and nothing is counted as waiting or held any more."""
+    ids = store.fill()
+    bad = ids.pop(where)
+    store.call("HSET", "msg", bad, GARBAGE[what])
+    assert store.broker.find(bad) is not None
+    store.broker.peek("default")
+    store.broker.to_cancel("inc")
+    store.go_on()
+    assert {ids[name] for name in ids if name not in {"failed", "succeeded"}} - store.ran == set()
+    if not is_readable(GARBAGE[what]):
+        assert bad not in store.ran
+        assert [reason for reason in store.reasons() if bad in reason]
+
+
+@pytest.mark.parametrize("way", ["bury", "requeue", "rescue", "release", "recall", "cancel", "move", "empty"])
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_is_met_by_everybody(store: Store, what: str, way: str) -> None:
+    """Whoever puts back, moves or ends it neither fails nor loses the others."""
+    good, bad = store.put(), store.put()
+    owner = Owner("inc", 0, 1)
+    held = store.settle([], 2) if way in {"bury", "requeue", "rescue", "release", "recall"} else []
+    store.call("HSET", "msg", bad, GARBAGE[what])
+    match way:
+        case "bury":
+            store.broker.bury(owner, None)
+        case "requeue":
+            store.broker.bury(owner, Requeue(held[1], 5.0))
+        case "rescue":
+            store.broker.rescue("inc", [Requeue(held[1], 0)], suspect=True)
+        case "release":
+            store.child.release(held)
+        case "recall":
+            store.broker.recall(owner, (0, 0), 1)
+        case "cancel":
+            with pytest.raises(BrokerDamaged) if store.broker.find(bad).state is TaskState.QUEUED else no_error():
+                store.broker.cancel(bad, lambda delivery: Outcome(delivery, TaskState.CANCELLED, b""))
+        case "move":
+            store.broker.move("default", "elsewhere")
+        case "empty":
+            store.broker.empty("default", 1)
+            good = store.put()
+    if way in {"bury", "requeue", "rescue"}:
+        store.restart()
+    store.go_on()
+    assert good in store.ran
+
+
+class no_error:  # noqa: N801  used as pytest.raises is
+    """Nothing is to be raised."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_unknown_ids(store: Store) -> None:
+    """Ids without a message, in a queue, among the delayed and held: named in the quarantine, and passed over."""
+    ids = store.fill()
+    store.call("ZADD", "ready:default", 0, b"\xff\xfe", 1, "unknown")
+    store.call("ZADD", "delayed", 0, "delayed-unknown")
+    store.call("HSET", "held:inc/0.1", 99, msgspec.msgpack.encode(["held-unknown"]))
+    store.go_on()
+    assert {ids[what] for what in ("suspect", "held", "queued", "another", "delayed")} - store.ran == set()
+    reasons = store.reasons()
+    assert sum("there is no message of this id" in reason for reason in reasons) == 4, reasons
+
+
+def test_garbage_for_a_record(store: Store) -> None:
+    """``find`` says so, the list of records goes on without it, and it can be dropped."""
+    ids = store.fill()
+    store.call("HSET", "res", ids["failed"], b"\xff")
+    with pytest.raises(BrokerDamaged, match="forget"):
+        store.broker.find(ids["failed"])
+    assert store.broker.ended(TaskState.FAILED) == []
+    assert store.broker.forget(ids["failed"])
+    assert store.broker.find(ids["failed"]) is None
+
+
+def test_garbage_for_what_is_held(store: Store) -> None:
+    """A child whose list of held messages is garbage holds nothing; what it held runs again."""
+    task = store.put()
+    store.settle([], 1)
+    store.call("HSET", "held:inc/0.1", "1", b"\xff\x00", "x", "y")
+    store.call("SET", "wake:default", "not poolrt's")
+    store.go_on()
+    assert {task, store.new} <= store.ran
+
+
+def test_a_wait_on_another_programs_key(store: Store) -> None:
+    """An idle child sets it aside, and waits on."""
+    store.put()
+    store.call("DEL", "wake:default")
+    store.call("SET", "wake:default", "not poolrt's")
+    wake = store.child.wake_source()
+    wake.arm()
+    assert not wake.take()
+    wake.arm()
+    store.broker.nudge()
+    assert wake.take()
+    wake.close()
+
+
+@st.composite
+def damaged(draw: Any) -> Callable[[bytes], bytes]:
+    """What happens to a stored message: other bytes for it, or some of its own changed, cut off or added."""
+    kind = draw(st.sampled_from(["other", "change", "cut", "add"]))
+    at, by = draw(st.integers(0, 200)), draw(st.binary(min_size=1, max_size=20))
+    return {
+        "other": lambda _: by,
+        "change": lambda value: value[: at % len(value)] + by[:1] + value[at % len(value) + 1 :],
+        "cut": lambda value: value[: at % len(value)],
+        "add": lambda value: value + by,
+    }[kind]
+
+
+@given(damage=damaged(), where=st.sampled_from(["queued", "another", "suspect", "delayed", "held"]))
+@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+def test_any_damage(redis_server: Server, damage: Callable[[bytes], bytes], where: str) -> None:
+    """Whatever becomes of one message's bytes, the others run and nothing stays behind."""
+    store = Store(redis_server)
+    try:
+        ids = store.fill()
+        bad = ids.pop(where)
+        value = store.call("HGET", "msg", bad).encode(errors="surrogateescape")
+        store.call("HSET", "msg", bad, damage(value))
+        store.go_on()
+        assert {ids[name] for name in ids if name not in {"failed", "succeeded"}} - store.ran == set()
+    finally:
+        store.close()
