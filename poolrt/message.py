@@ -165,7 +165,7 @@ class Owner(NamedTuple):
         return f"{self.incarnation}/{self.slot}.{self.generation}"
 
 
-class Delivery(NamedTuple):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """A message under an owner's lease; ``(owner, n, i)`` is the fence: a settle with a stale one does nothing."""
 
     envelope: bytes
@@ -235,7 +235,7 @@ def decode_record(stored: bytes) -> Record:
         raise DecodingError(f"damaged record: {error}") from None
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """All that must happen when a delivery ends, as one value; ``Broker.settle`` makes it durable atomically.
 
     ``state`` None means the task goes on: its retry is among the follow-ups.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from poolrt.message import Delivery, Message
+
 
 class Request(msgspec.Struct, frozen=True):
     """The request that is being run."""
@@ -23,15 +25,27 @@ class Request(msgspec.Struct, frozen=True):
     """A token unique to this delivery, by which effects outside can be fenced."""
 
 
-_current: Request | None = None
+_running: tuple[Message, Delivery, str] | None = None
 
 
 def current_request() -> Request | None:
     """The request this process is running, or None outside a task."""
-    return _current
+    if _running is None:
+        return None
+    message, delivery, owner = _running
+    return Request(
+        message.id, message.task, message.queue, message.attempt, delivery.lost, message.priority,
+        message.headers or {}, owner, f"{owner}/{delivery.n}.{delivery.i}",
+    )  # fmt: skip
 
 
-def enter(request: Request | None) -> None:
-    """Set by the child around each task; a child runs one task at a time."""
-    global _current  # noqa: PLW0603  one task at a time in a process
-    _current = request
+def enter(message: Message, delivery: Delivery, owner: str) -> None:
+    """A task begins; set by the child, which runs one at a time. The Request is made when somebody asks for it."""
+    global _running  # noqa: PLW0603  one task at a time in a process
+    _running = (message, delivery, owner)
+
+
+def leave() -> None:
+    """No task runs any more."""
+    global _running  # noqa: PLW0603  see enter
+    _running = None

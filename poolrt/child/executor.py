@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from poolrt.app.request import Request, enter
+from poolrt.app.request import enter, leave
 from poolrt.app.task import Task, TaskOptions, retry_of
 from poolrt.codec import PICKLE, decode, encode_value, pickle
 from poolrt.errors import DecodingError, EncodingError, SoftTimeLimitExceeded, TaskInterrupted
@@ -166,14 +166,11 @@ class Executor:
             first = soft or hard or started + LOOK_EVERY_NS
             if (min(first, started + LOOK_EVERY_NS) if memory else first) < self._row.next_wake:
                 self._poke()
-        enter(
-            Request(message.id, message.task, message.queue, message.attempt, delivery.lost, message.priority,
-                    message.headers or {}, self._owner, f"{self._owner}/{delivery.n}.{delivery.i}")
-        )  # fmt: skip
+        enter(message, delivery, self._owner)
         try:
             outcome = self._run(execution, started)
         finally:
-            enter(None)
+            leave()
         if outcome is None:
             self._row.activity(Activity.COMMIT)
         else:

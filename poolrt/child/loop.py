@@ -16,6 +16,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from poolrt.child.pace import BATCH_SECONDS, MAX_BATCH, MAX_PIPELINED_BATCH, Pace
 from poolrt.child.settler import Settler
 from poolrt.errors import BrokerError
 from poolrt.events import EventKind
@@ -37,10 +38,10 @@ log = logging.getLogger("poolrt.child")
 
 SETTLE_WITHIN_NS = 2_000_000
 """A finished task is settled within 2 ms, so that a SIGKILL re-runs at most so much."""
-BATCH_SECONDS = 0.02
-"""How much expected work a child may hold."""
-MAX_BATCH = 64
-"""Measured: the cost of a transaction is spread well enough at 64, and a crash puts few back."""
+_SLOW_SECONDS = 0.005
+"""A run from which on the child asks itself whether it holds too much."""
+_MUCH_SECONDS = 0.1
+"""Expected work in what is held that is too much: others may be idle."""
 _AHEAD_SECONDS = BATCH_SECONDS / 4
 """The next batch is reserved while so much expected work is left: longer than a round trip, and what is reserved waits
 no longer than that."""
@@ -54,64 +55,6 @@ _SURELY_ANNOUNCED = 1.0
 """Seconds after which work that an idle child finds by itself should have been announced."""
 _RECALL_NS = 100_000_000
 """The supervisor has to look that soon at a child that holds more than it runs; see supervisor.judge."""
-GROWTH = 4
-"""A new child is at a batch of 16 in its third reserve: with ten tasks a child, each reserve is a fifth of its life."""
-
-
-class Pace:
-    """How long tasks take, learnt by name; decides how many may be held.
-
-    An unknown name counts as a whole batch: it is held alone until it is known. A run that takes longer than
-    expected is believed at once, a shorter one by a tenth.
-    """
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._batch = 1
-        self._last: list[str] = []
-        self._was_full = False
-
-    def learn(self, task: str, seconds: float) -> None:
-        """Take note of a run of ``task``."""
-        known = self._seconds.get(task)
-        if known is None or seconds > known:
-            self._seconds[task] = seconds
-        else:
-            self._seconds[task] = known + (seconds - known) * 0.1
-
-    def expected(self, task: str) -> float:
-        """Seconds a run of ``task`` is expected to take."""
-        return self._seconds.get(task, BATCH_SECONDS)
-
-    def ask_for(self) -> int:
-        """How many to reserve next: what fits the budget by what is known now of the last batch, growing by steps."""
-        if self._last:
-            expected = sum(map(self.expected, self._last)) / len(self._last)
-            fits = int(BATCH_SECONDS / max(expected, 1e-6))
-            wanted = self._batch * GROWTH if self._was_full else self._batch
-            self._batch = max(1, min(wanted, fits, MAX_BATCH))
-            self._last = []
-        return self._batch
-
-    def keep(self, tasks: list[str]) -> int:
-        """How many of a reserved batch to keep, at least one: the budget's worth."""
-        total, kept = 0.0, 0
-        for task in tasks:
-            total += self.expected(task)
-            if kept and total > BATCH_SECONDS:
-                break
-            kept += 1
-        self._was_full = kept == len(tasks) >= self._batch
-        if kept < len(tasks):
-            self._batch = max(1, kept)
-        self._last = tasks[:kept]
-        return kept
-
-    def cut_short(self, count: int) -> None:
-        """The last ``count`` that were kept will not be run here: they say nothing of how many to ask for."""
-        if count:
-            self._last = self._last[:-count]
-            self._was_full = False
 
 
 class Loop:
@@ -132,7 +75,7 @@ class Loop:
         self._lifeline = lifeline
         self._max_tasks = max_tasks
         self._tell = tell
-        self._pace = Pace()
+        self._pace = Pace(MAX_PIPELINED_BATCH if broker.pipelined else MAX_BATCH)
         self._held: deque[Execution] = deque()
         self._settler = Settler(broker, row, lifeline, self._held, executor.avoided)
         self._source: WakeSource | None = broker.wake_source()
@@ -152,9 +95,12 @@ class Loop:
         Raises:
             Fenced: the broker does not know this child any more; what it held is someone else's.
         """
-        row, held = self._row, self._held
-        while not (reason := self._reason_to_leave(order := row.order)):
-            if order and order == Order.STANDBY:
+        row, held, lifeline = self._row, self._held, self._lifeline
+        while True:
+            order = row.order
+            if order or self._leave_for or lifeline.cut:
+                if reason := self._reason_to_leave(order):
+                    break
                 self._stand_by()
             elif not held:
                 self._refill()
@@ -163,15 +109,10 @@ class Loop:
         self._leave(reason)
 
     def _reason_to_leave(self, order: int) -> str:
-        if order and order == Order.RETIRE:
+        """Why there is no next task for this child; an empty text if it is to stand by."""
+        if order == Order.RETIRE:
             return "retired"
-        if self._executor.tainted:
-            return f"tainted: {self._executor.tainted}"
-        if self._leave_for:
-            return self._leave_for
-        if self._max_tasks and self._row.done >= self._max_tasks:
-            return "max_tasks_per_child"
-        return "supervisor gone" if self._lifeline.cut else ""
+        return self._leave_for or ("supervisor gone" if self._lifeline.cut else "")
 
     # ---- reserving
 
@@ -280,21 +221,40 @@ class Loop:
             self._held.popleft()
         if self._held and self._row.recalled != self._mark:  # the word has moved: protocol.md, rule 9
             self._give_up_recalled(*self._row.recall_mark)
+        task = execution.message.task
+        if self._executor.tainted:
+            self._leave_for, self._culprit = f"tainted: {self._executor.tainted}", task
         if outcome is None:
             return
-        task = execution.message.task
-        self._pace.learn(task, self._executor.runtime)
+        self._pace.learn(task, runtime := self._executor.runtime)
         self._settler.add(outcome)
+        if runtime > _SLOW_SECONDS and self._held:
+            self._put_back_excess()
         finding = self._audit.after(task)
+        if self._leave_for:
+            return
         if finding is not None:
             self._leave_for, self._culprit = finding.reason, finding.task
-        elif self._executor.tainted:
-            self._culprit = task
+        elif self._max_tasks and self._row.done >= self._max_tasks:
+            self._leave_for = "max_tasks_per_child"
+
+    def _put_back_excess(self) -> None:
+        """Tasks take longer than was thought when they were reserved: keep what fits a batch, if it is far too much."""
+        names = [execution.message.task for execution in self._held]
+        if sum(map(self._pace.expected, names)) <= _MUCH_SECONDS:
+            return
+        excess = len(names) - self._pace.keep(names)
+        rest = [self._held.pop() for _ in range(excess)][::-1]
+        if rest and (error := self._settler.release([each.delivery for each in rest])):
+            self._held.extend(rest)
+            if self._settler.pipelined:  # the connection broke
+                self._settler.recover(error)
+        self._row.held(len(self._held))
 
     def _give_up_recalled(self, n: int, i: int, upto: int) -> None:
         """Hold no longer what the steward puts back: all of the reserves up to ``upto`` but the one that ran."""
         self._mark = n
-        kept = [each for each in self._held if each.delivery.n > upto or each.delivery[1:3] == (n, i)]
+        kept = [each for each in self._held if each.delivery.n > upto or (each.delivery.n, each.delivery.i) == (n, i)]
         self._pace.cut_short(len(self._held) - len(kept))
         self._held.clear()
         self._held.extend(kept)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("poolrt.child")
 
-MOST_UNSETTLED: Final = 96
+MOST_UNSETTLED: Final = 384
 """Outcomes without an answer behind which nothing is started: a batch, and the half of the next one that is run while
 its answer comes (protocol.md, rule 23)."""
 MOST_UNANSWERED: Final = 4
@@ -239,7 +239,7 @@ class Settler:
     def _remember(self, outcomes: list[Outcome]) -> None:
         """Keep what was answered, for a server that forgets it; not for long, and not too much."""
         now, recent = time.monotonic_ns(), self._recent
-        size = sum(map(_size, outcomes))
+        size = sum([len(outcome.delivery.envelope) + len(outcome.record or b"") for outcome in outcomes])
         recent.append(_Answered(outcomes, size, now))
         self._recent_outcomes += len(outcomes)
         self._recent_bytes += size
@@ -286,6 +286,3 @@ def _unless_refused(call: Callable[[], object]) -> BrokerError | None:
 def _fence(delivery: Delivery) -> tuple[int, int]:
     return delivery.n, delivery.i
 
-
-def _size(outcome: Outcome) -> int:
-    return len(outcome.delivery.envelope) + len(outcome.record or b"")

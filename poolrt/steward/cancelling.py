@@ -29,12 +29,16 @@ class Cancelling:
         broker: keeps the word.
         incarnation: the node's start.
         send: tells the supervisor.
+        turn: to be called between two calls of the broker.
     """
 
-    def __init__(self, broker: Broker, incarnation: str, send: Callable[[CancelRun], None]) -> None:
+    def __init__(
+        self, broker: Broker, incarnation: str, send: Callable[[CancelRun], None], turn: Callable[[], None]
+    ) -> None:
         self._broker = broker
         self._incarnation = incarnation
         self._send = send
+        self._turn = turn
         self._wanted: set[str] = set()
 
     def look(self) -> None:
@@ -52,6 +56,7 @@ class Cancelling:
 
     def _end(self, put_back: set[str]) -> None:
         for task_id in put_back:
+            self._turn()
             if self._is_over(task_id):
                 self._wanted.discard(task_id)
 

@@ -58,8 +58,8 @@ class Steward:
         self._board = board
         self._renewal = Renewal(app.broker, place, board)
         self._undertaker = Undertaker(app, place, self._report, self.turn)
-        self._recalls = Recalls(app.broker, board, place.incarnation, lifeline.send)
-        self._cancelling = Cancelling(app.broker, place.incarnation, lifeline.send)
+        self._recalls = Recalls(app.broker, board, place.incarnation, lifeline.send, self.turn)
+        self._cancelling = Cancelling(app.broker, place.incarnation, lifeline.send, self.turn)
         self._tickets: dict[int, Bury | Reclaim] = {}
         self._ticks = 0
         self._troubles: dict[str, str] = {}

@@ -34,13 +34,18 @@ class Recalls:
         board: the node's.
         incarnation: the node's start.
         send: tells the supervisor.
+        turn: to be called between two calls of the broker.
     """
 
-    def __init__(self, broker: Broker, board: Board, incarnation: str, send: Callable[[Recalled], None]) -> None:
+    def __init__(
+        self, broker: Broker, board: Board, incarnation: str, send: Callable[[Recalled], None],
+        turn: Callable[[], None],
+    ) -> None:  # fmt: skip
         self._broker = broker
         self._board = board
         self._incarnation = incarnation
         self._send = send
+        self._turn = turn
         self._done: dict[int, tuple[int, int, int, int]] = {}
         """The last mark of each slot that the broker has done: generation, n, i, upto."""
 
@@ -53,6 +58,7 @@ class Recalls:
             mark = (generation, n, i, upto)
             if self._done.get(slot) == mark or max(mark) >= _MOST:
                 continue
+            self._turn()
             try:
                 count = self._broker.recall(Owner(self._incarnation, slot, generation), (n, i), upto)
             except BrokerError:

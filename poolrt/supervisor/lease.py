@@ -71,7 +71,7 @@ class Lease:
             return False
         cause = f"the node's lease ran out: the broker was not reached for {self._silent_for():.1f} s"
         then = "running tasks go on" if self._keep else "running tasks are put back"
-        self._reporter.emit(EventKind.WARNING, cause=f"{cause}; {then}, no other is started until it is")
+        self._reporter.emit(EventKind.NODE_LEASE_LOST, cause=f"{cause}; {then}, no other is started until it is")
         if self._keep:
             return False
         ran = any(pool.row(child).activity is Activity.RUN for child in pool.children)
@@ -139,7 +139,7 @@ class Succession:
             incarnation: the next start.
             serves: it had begun to serve; else it has not taken over yet what was kept.
         """
-        self._reporter.emit(EventKind.WARNING, cause=f"node fenced: {self.refused}; begins anew")
+        self._reporter.emit(EventKind.NODE_FENCED, cause=f"{self.refused}; begins anew")
         if serves:
             self.kept = Kept(pool.wanted, pool.quiet, pool.totals)
         pool.wanted = 0

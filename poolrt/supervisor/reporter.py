@@ -19,6 +19,8 @@ log = logging.getLogger("poolrt.supervisor")
 _KEPT = 50
 _LEVELS = {
     EventKind.CHILD_UP: logging.DEBUG,
+    EventKind.NODE_LEASE_LOST: logging.WARNING,
+    EventKind.NODE_FENCED: logging.WARNING,
     EventKind.CHILD_CRASHED: logging.WARNING,
     EventKind.CHILD_KILLED: logging.WARNING,
     EventKind.CHILD_BOOT_FAILED: logging.ERROR,

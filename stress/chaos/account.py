@@ -29,6 +29,9 @@ class Admitted(NamedTuple):
     """What a child may have finished and not settled, and so what its death may run again."""
     placed: dict[str, int] = {"retry": ATTEMPTS}  # noqa: RUF012  read only
     """How often a message of a kind may be stored, where it is more than once: it is retried."""
+    forgotten: int = 1
+    """How often a message without a record may be stored: a server does not remember the id of one that has ended, and
+    an enqueue whose answer was lost is repeated."""
 
 
 ONE_FILE: Final = Admitted()
@@ -55,6 +58,8 @@ class Account:
     """What is wrong, by task id."""
     lost: int = 0
     doubled: int = 0
+    stored_again: int = 0
+    """Tasks without a record that had ended as their enqueue was repeated."""
 
     def total(self, what: str) -> int:
         """The sum over all kinds."""
@@ -102,11 +107,15 @@ def account(
         counts["again"] += max(0, len(runs) - len({run.attempt for run in runs}))
         verdict, wrong = _verdict(task_id, kind, app, runs, stopped)
         counts[verdict] += 1
-        told = journal.complaints(lives.get(task_id, []), admitted.placed.get(kind, 1))
+        life = lives.get(task_id, [])
+        repeated = kind == "noop" and 1 < sum(entry.what == journal.PLACED for entry in life) <= admitted.forgotten
+        made.stored_again += repeated
+        told = journal.complaints(life, 2 if repeated else admitted.placed.get(kind, 1))
         twice = [said for said in told if "outcomes" in said or "times" in said or "twice" in said] + _overlaps(runs)
         made.doubled += bool(twice)
         made.lost += verdict == "lost"
-        wrong += [said for said in told if said not in twice] + twice + _unexplained(runs, ledger, admitted.unsettled)
+        wrong += [said for said in told if said not in twice] + twice
+        wrong += [] if repeated else _unexplained(runs, ledger, admitted.unsettled)
         if wrong:
             made.wrong[task_id] = wrong
     return made

@@ -63,7 +63,7 @@ class RedisStore:
         fsync: ``always`` or ``everysec``: what a kill of the server alone loses is nothing in either.
     """
 
-    admitted = Admitted(unsettled=96, placed={"retry": 3, "make": 50})
+    admitted = Admitted(unsettled=96, placed={"retry": 3, "make": 50}, forgotten=2)
     flags: Final[dict[str, object]] = {"lease": f"{LEASE:g}s"}
 
     def __init__(self, folder: Path, fsync: str) -> None:

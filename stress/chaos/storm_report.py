@@ -47,6 +47,7 @@ def report(storm: Storm, producer: Producer, made: account.Account, raged: float
         f"{sum(node.starts for node in storm.nodes)} starts of the nodes; "
         f"{producer.refused} calls refused and made again; "
         f"{made.lost} lost, {made.doubled} ended twice, {made.total('again')} ran again; "
+        f"{made.stored_again} without a record stored again; "
         f"storm {raged:.1f} s, all {took:.1f} s"
     )
 

@@ -22,7 +22,8 @@ from poolrt.brokers.sqlite import SqliteBroker
 from poolrt.clock import FakeClock
 from poolrt.message import Enqueue, Owner, new_task_id
 from tests.brokers.connections import fakes
-from tests.servers import Server
+from tests.brokers.proxy import Proxy
+from tests.servers import Server, Servers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,6 +142,37 @@ def fake() -> Iterator[Callable[..., int]]:
     """``fake(answer, …)``: the port of a server that answers whatever it is sent with these bytes in turn."""
     with fakes() as listen:
         yield listen
+
+
+# ---- Redis alone: tests/brokers/test_redis_*.py
+
+
+@pytest.fixture
+def open_redis() -> Iterator[Callable[..., RedisBroker]]:
+    """``open_redis(url, timeout=5.0)``: makes clients, closed at the end."""
+    made: list[RedisBroker] = []
+
+    def make(url: str, timeout: float = 5.0) -> RedisBroker:
+        made.append(RedisBroker(url, timeout=timeout))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.close()
+
+
+@pytest.fixture
+def server(own_servers: Servers) -> Server:
+    """A server of this test alone, which keeps what it answered for."""
+    return own_servers.server(appendonly="yes", appendfsync="always")
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """A network before the server."""
+    made = Proxy(server.port)
+    yield made
+    made.close()
 
 
 # ---- SQLite alone: tests/brokers/test_sqlite_*.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from poolrt.brokers.base import Broker, Settled
@@ -27,7 +28,7 @@ def test_a_record_of_each_state(broker: Broker, child: Child, put: Put, state: T
     (task,) = put()
     client = child()
     (delivery,) = client.settle([], 1, 1).deliveries
-    client.settle([Outcome(delivery._replace(lost=2), state, b"\x00record")], 0, 2)
+    client.settle([Outcome(msgspec.structs.replace(delivery, lost=2), state, b"\x00record")], 0, 2)
     found = broker.find(task)
     assert found is not None
     assert found == (task, state, None, b"\x00record", 2)
@@ -71,8 +72,8 @@ def test_stale_outcomes_change_nothing(broker: Broker, child: Child, put: Put) -
     outcomes = [
         Outcome(ended, TaskState.FAILED, b"second", follow_ups=(follow_up,)),
         Outcome(released, TaskState.FAILED, b"late"),
-        Outcome(good._replace(i=good.i + 1000), TaskState.FAILED, b"no such"),
-        Outcome(good._replace(n=good.n + 1), TaskState.FAILED, b"other reserve"),
+        Outcome(msgspec.structs.replace(good, i=good.i + 1000), TaskState.FAILED, b"no such"),
+        Outcome(msgspec.structs.replace(good, n=good.n + 1), TaskState.FAILED, b"other reserve"),
         Outcome(good, TaskState.SUCCEEDED, b"good"),
         Outcome(good, TaskState.FAILED, b"twice"),
     ]

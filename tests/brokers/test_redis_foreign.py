@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,151 +10,14 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from poolrt.brokers.redis import RedisBroker
+from poolrt.brokers.redis.channel import Deadline
+from poolrt.brokers.redis.mending import repair
 from poolrt.brokers.redis.wire import is_readable
-from poolrt.clock import FakeClock
 from poolrt.errors import BrokerDamaged, Fenced
-from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue, new_task_id
+from poolrt.message import Enqueue, Outcome, Owner, Requeue, new_task_id
 from poolrt.states import TaskState
+from tests.brokers.foreign_store import Store
 from tests.servers import Server
-
-
-class Store:
-    """A namespace of its own with a node, a child, and messages in every state."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.namespace = f"t-{uuid.uuid4().hex}"
-        self.clock = FakeClock()
-        self.made: list[RedisBroker] = []
-        self.broker = self.client()
-        self.child = self.client()
-        self.start = "inc"
-        self.n = 0
-        self.numbers = itertools.count(1)
-        self.ran: set[str] = set()
-        self.envelopes: set[bytes] = set()
-        self.broker.join("inc", "node")
-        self.child.attach(Owner("inc", 0, 1))
-
-    def client(self) -> RedisBroker:
-        self.made.append(RedisBroker(self.server.url(namespace=self.namespace), clock=self.clock))
-        return self.made[-1]
-
-    def key(self, name: str) -> str:
-        return f"{{{self.namespace}}}:{name}"
-
-    def call(self, command: str, name: str, *rest: object) -> Any:
-        return self.server.call(command, self.key(name), *rest)
-
-    def put(self, queue: str = "default", eta: float | None = None) -> str:
-        task = new_task_id()
-        self.broker.enqueue([Enqueue(task, b"envelope of " + task.encode(), queue, 0, eta)])
-        return task
-
-    def settle(self, outcomes: list[Outcome], reserve: int) -> list[Delivery]:
-        self.n += 1
-        return self.child.settle(outcomes, reserve, self.n).deliveries
-
-    def fill(self) -> dict[str, str]:
-        """Messages in each state, and records: their ids by what they are."""
-        ids = {"failed": self.put(), "succeeded": self.put(), "suspect": self.put(), "held": self.put()}
-        failed, succeeded = self.settle([], 2)
-        self.settle([Outcome(failed, TaskState.FAILED, b"r"), Outcome(succeeded, TaskState.SUCCEEDED, b"r")], 0)
-        self.broker.join("other", "neighbour")
-        neighbour = self.client()
-        neighbour.attach(Owner("other", 0, 1))
-        neighbour.settle([], 1, 1)
-        (held,) = self.settle([], 1)
-        assert held.task_id == ids["held"]
-        self.broker.rescue("other", [], suspect=True)
-        ids |= {"queued": self.put(), "another": self.put("other"), "delayed": self.put(eta=self.clock.wall() + 100)}
-        self.broker.cancel_held(held.task_id)
-        return ids
-
-    def without_record(self, tasks: set[str]) -> list[str]:
-        """Those that have not ended with a record of having run."""
-        return [task for task in tasks if not (found := self.broker.find(task)) or found.record != b"ran"]
-
-    def close(self) -> None:
-        for broker in self.made:
-            broker.close()
-
-    # ---- what goes on
-
-    def go_on(self) -> None:
-        """Everything that a node, its children and an operator do, until nothing is left; as the runtime would."""
-        self.broker.depth()
-        self.broker.queues()
-        self.broker.nudge()
-        self.broker.to_cancel(self.start)
-        self.broker.purge()
-        for state in (TaskState.FAILED, TaskState.SUCCEEDED):
-            self.broker.ended(state)
-        self.new = self.put()
-        try:
-            self.broker.renew(self.start)
-        except Fenced:
-            self.restart()
-        self.drain()
-        self.clock.advance(200)
-        self.broker.promote()
-        self.drain()
-        assert self.broker.depth()[:3] == (0, 0, 0)
-
-    def restart(self) -> None:
-        """What a node does that was told that it is fenced: it starts anew, and the old start is rescued."""
-        self.broker.rescue(self.start, [], suspect=False)
-        self.start = f"start-{next(self.numbers)}"
-        self.broker.join(self.start, "node")
-        self.child.attach(Owner(self.start, 0, 1))
-
-    def drain(self) -> None:
-        """Run what there is, as a child does: after trouble it resumes, and gives up what it does not know."""
-        held: list[Delivery] = []
-        for _ in range(40):
-            try:
-                held = self.settle([Outcome(each, TaskState.SUCCEEDED, b"ran") for each in held], 3)
-                self.ran |= {each.task_id for each in held}
-                self.envelopes |= {each.envelope for each in held}
-                if not held:
-                    break
-            except BrokerDamaged:
-                held = self.resume(held)
-            except Fenced:
-                self.restart()
-                held = []
-        else:
-            pytest.fail("it never ends")
-        self.release_what_is_left()
-
-    def resume(self, held: list[Delivery]) -> list[Delivery]:
-        known = {(each.n, each.i): each for each in held}
-        try:
-            places = self.child.resume()
-        except Fenced:
-            self.restart()
-            return []
-        unknown = [Delivery(b"", n, i, "", 0, False) for n, i in places if (n, i) not in known]
-        self.child.release(unknown)
-        return [known[place] for place in places if place in known]
-
-    def release_what_is_left(self) -> None:
-        """What the child was given before, and never ran: the first batch of a test."""
-        unknown = [Delivery(b"", n, i, "", 0, False) for n, i in self.child.resume()]
-        if self.child.release(unknown):
-            self.drain()
-
-    def reasons(self) -> list[str]:
-        """What is in the quarantine, the newest first."""
-        raw = [each.encode(errors="surrogateescape") for each in self.call("LRANGE", "quarantine", 0, -1)]
-        return [msgspec.msgpack.decode(_binaries(each))[0] for each in raw]
-
-
-def _binaries(packed: bytes) -> bytes:
-    """Its reason alone: the second part may hold any bytes."""
-    size = packed[1] - 0xA0 if packed[1] < 0xC0 else packed[2]
-    return b"\x91" + packed[1 : 2 + size + (packed[1] >= 0xC0)]
 
 
 @pytest.fixture
@@ -279,6 +140,30 @@ def test_a_number_that_is_none(store: Store, name: str, field: str | None) -> No
     assert {ids[what] for what in ("suspect", "held", "queued", "another", "delayed")} - store.ran == set()
 
 
+@pytest.mark.parametrize("name", ["nodes", "own:inc"])
+def test_who_was_registered_in_such_a_key_is_barred(store: Store, name: str) -> None:
+    """Nobody knows any more which owners were barred: all of that start are, and what they held is suspect."""
+    task = store.put()
+    (held,) = store.settle([], 1)
+    store.call("DEL", name)
+    store.call("SET", name, "not poolrt's")
+    store.broker.others()
+    store.broker.running(Owner("inc", 0, 1), 1, 0)
+    store.broker.cancel_held(task)
+    for refused in (
+        lambda: store.settle([Outcome(held, TaskState.SUCCEEDED, b"late")], 0),
+        store.child.resume,
+        lambda: store.broker.renew("inc"),
+        lambda: store.broker.join("inc", "node"),
+    ):
+        with pytest.raises(Fenced):
+            refused()
+    assert store.call("EXISTS", "held:inc/0.1") == 0
+    store.restart()
+    (again,) = store.settle([], 5)
+    assert (again.task_id, again.suspect) == (task, True)
+
+
 GARBAGE = {
     "empty": b"", "text": b"hello", "number": b"\x01", "bytes": bytes(range(256)), "nothing": b"\xc0",
     "too short": msgspec.msgpack.encode([1, 0, 0, 0]),
@@ -380,6 +265,20 @@ def test_garbage_for_what_is_held(store: Store) -> None:
     store.call("SET", "wake:default", "not poolrt's")
     store.go_on()
     assert {task, store.new} <= store.ran
+
+
+def test_a_repair_that_takes_long(store: Store) -> None:
+    """It does not hold its caller for longer than its timeout: a steward's tick goes on where it stopped."""
+    items = [Enqueue(new_task_id(), b"", "default", 0, None) for _ in range(5000)]
+    store.broker.enqueue(items)
+    store.call("DEL", "ready:default")
+    store.call("SET", "ready:default", "not poolrt's")
+    store.broker._calls.attempt(lambda channel: repair(channel, store.clock.wall(), Deadline(0)))
+    assert 0 < store.broker.depth().queued < 5000
+    store.broker.nudge()
+    assert store.broker.depth().queued == 5000
+    assert store.call("EXISTS", "mending") == 0
+    assert [each.task_id for each in store.settle([], 20)] == [each.id for each in items[:20]]
 
 
 def test_a_wait_on_another_programs_key(store: Store) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
@@ -180,8 +181,11 @@ class Machine(RuleBasedStateMachine):
     @rule(slot=SLOTS, count=st.integers(0, 4), state=FINAL, data=st.data())
     def settle(self, slot: int, count: int, state: TaskState, data: st.DataObject) -> None:
         """Outcomes of what it was given lately, and so stale ones too; some keep no record, some are retries."""
-        outcomes = []
+        outcomes: list[Outcome] = []
         for delivery in self.some_of(slot, data):
+            if again := [outcome for outcome in outcomes if outcome.delivery == delivery]:
+                outcomes += again[:1]  # which of two different ends of one delivery counts is nowhere said
+                continue
             kind = data.draw(st.sampled_from(["record", "nothing", "retry", "link"]))
             items: tuple[Enqueue, ...] = ()
             if kind in {"retry", "link"}:
@@ -208,7 +212,9 @@ class Machine(RuleBasedStateMachine):
             return
         got = self.clients[slot].settle(outcomes, count, self.n)
         assert got.stale == self.settled(owner, outcomes)
-        assert [delivery._replace(i=0) for delivery in got.deliveries] == self.take(owner, count, self.n)
+        assert [msgspec.structs.replace(delivery, i=0) for delivery in got.deliveries] == self.take(
+            owner, count, self.n
+        )
         assert got.more == any(message.waits for message in self.messages)
         self.given[slot] += got.deliveries
 
@@ -247,7 +253,7 @@ class Machine(RuleBasedStateMachine):
 
         assert self.broker.cancel(task, outcome_of) == (message is not None) == bool(given)
         if message is not None:
-            seen = given[0].delivery._replace(i=0)
+            seen = msgspec.structs.replace(given[0].delivery, i=0)
             assert seen == Delivery(message.envelope, 0, 0, task, message.lost, message.suspect)
             self.finish(message, given[0])
 
@@ -384,14 +390,8 @@ class Machine(RuleBasedStateMachine):
 
 def compare(machine: type[Machine], examples: int = 100) -> None:
     """Every answer of the broker to random lists of calls is the reference's."""
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=60,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    how = settings(
+        max_examples=examples, stateful_step_count=60, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    run_state_machine_as_test(machine, settings=how)

@@ -25,7 +25,7 @@ from poolrt.brokers.sqlite.broker import SqliteBroker
 from poolrt.brokers.sqlite.store import Store
 from poolrt.child.audit import Audit
 from poolrt.child.lifeline import Lifeline
-from poolrt.child.loop import Pace
+from poolrt.child.pace import Pace
 from poolrt.control import ControlClient
 from poolrt.notice import Leaving, Up
 from poolrt.steward import undertaking

@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from stress.chaos.account import Admitted, Ledger, account
 from stress.chaos.aof_journal import AofJournal
-from stress.chaos.journal import ENDED, KEPT, MOVED, PLACED, TWICE, UNHELD, complaints
+from stress.chaos.journal import ENDED, KEPT, MOVED, PLACED, TWICE, UNHELD, Entry, complaints
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = 77
@@ -48,6 +50,32 @@ def test_a_node_that_is_cut_off_is_rescued_and_comes_back(redis_server):
     assert "ok    it fenced itself" in done.stdout
     runs = {path.name.split("-")[2] for path in Path("/run/netns").glob("poolrt-cluster-*")}
     assert all(Path("/proc", pid).exists() for pid in runs), "its namespaces are left"
+
+
+@pytest.fixture
+def away(own_servers, serve):
+    """A node that works, and its server, which can be taken away."""
+    server = own_servers.server()
+    node = serve(env={"TEST_BROKER": server.url()}, concurrency=2, lease="5s").wait_up(2)
+    return node, server
+
+
+def test_children_whose_supervisor_dies_while_the_server_is_away_leave_without_a_traceback(away, kill):
+    """There is nothing left to wait for, and nobody to tell. The node's log is judged as the test ends."""
+    node, server = away
+    server.kill()
+    node.wait(lambda: "BrokerUnreachable" in node.text(), "they know that it is away")
+    kill(node)
+
+
+def test_a_steward_is_not_replaced_because_the_server_is_silent(away):
+    """Each of its calls then takes as long as it may; its loop goes round."""
+    node, server = away
+    server.pause()
+    node.wait(lambda: node.status()["lease"]["until_in"] < -1.0, "the lease has run out a second ago")
+    assert node.events("steward-replaced") == []
+    server.go_on()
+    node.wait_event("node-resumed")
 
 
 class AofFile:
@@ -128,3 +156,16 @@ def test_the_file_tells_of_a_dropped_task(aof):
     aof.reserve("one/1.1", "x", "y")
     aof.transaction(("HDEL", "{poolrt}:held:one/1.1", 1))
     assert f"it was {UNHELD}" in aof.wrong("x")
+
+
+@pytest.mark.parametrize(("lives", "again"), [(2, 1), (3, 0)])
+def test_the_account_admits_one_repeated_enqueue_of_what_leaves_no_record(place, lives, again):
+    """Nobody remembers its id once it has ended; but a third time is no answer that was lost."""
+    task_id = "noop-00001"
+    run = ("start noop-00001 1 0 100 1000", "end noop-00001 1 0 100 1001")
+    lines = run * lives
+    (place / "ledger").write_text("\n".join(lines) + "\n")
+    life = [Entry(1.0, PLACED, 0, 0), Entry(1.0, ENDED, 3, 0)] * lives
+    app = types.SimpleNamespace(broker=types.SimpleNamespace(find=lambda task_id: None))
+    made = account([task_id], app, Ledger(place / "ledger"), {task_id: life}, set(), Admitted(forgotten=2))
+    assert (made.stored_again, made.doubled) == (again, 1 - again)

@@ -20,6 +20,7 @@ from poolrt.brokers.redis.address import Address
 from poolrt.brokers.redis.bell import Bell
 from poolrt.brokers.redis.calls import Calls
 from poolrt.brokers.redis.channel import Deadline
+from poolrt.brokers.redis.mending import repair
 from poolrt.brokers.redis.node_folder import node_folder
 from poolrt.brokers.redis.owner import OwnerChannel
 from poolrt.brokers.redis.scripts import script
@@ -227,7 +228,9 @@ class RedisBroker(Broker):
 
     def nudge(self) -> None:
         """See ``Broker``."""
-        self._calls.run("nudge")
+        if self._calls.run("nudge"):
+            now, deadline = self._clock.wall(), Deadline(self.timeout / 2)
+            self._calls.attempt(lambda channel: repair(channel, now, deadline, begin=False))
 
     # ---- children
 

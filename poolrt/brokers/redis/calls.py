@@ -75,7 +75,7 @@ class Calls:
                     raise
                 mended = True
                 with self._channel(deadline) as channel:
-                    repair(channel, self._clock.wall())
+                    repair(channel, self._clock.wall(), Deadline(deadline.left() / 2))
                 refused = False  # what it met may have been met in its middle
             except (BrokerUnreachable, BrokerBusy, BrokerReadOnly) as error:
                 nap = pause * random.uniform(0.5, 1.5)

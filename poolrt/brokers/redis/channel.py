@@ -76,7 +76,7 @@ class Channel:
             raise self._failed(error) from error
 
     def has_news(self) -> bool:
-        """Whether its socket has something to read, if only that it was closed; reads nothing. Only while it is open."""
+        """Whether its socket has something to read, if only that it was closed; reads nothing. While it is open."""
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         return bool(poll.poll(0))

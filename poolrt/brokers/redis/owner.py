@@ -46,7 +46,6 @@ class OwnerChannel:
         self._unanswered: list[int] = []
         """The reserve numbers of the submits without an answer, the oldest first."""
         self._pid = os.getpid()
-        self._is_fenced = False
         self._nothing_lost = False
         """Whether there is no connection only because it was closed when all had been answered."""
         self._damaged = False
@@ -125,8 +124,6 @@ class OwnerChannel:
 
     def release(self, deliveries: Sequence[Delivery]) -> int:
         """See ``Broker.release``."""
-        if not deliveries:
-            return 0
         with SHIELD:
             if not self._channel.is_open:
                 self.resume()
@@ -145,8 +142,6 @@ class OwnerChannel:
     def _open_again(self) -> None:
         if self._channel.is_open:
             return
-        if self._is_fenced:
-            raise self._fenced()
         if not self._nothing_lost:
             raise BrokerUnreachable(f"{self._url}: the connection was lost, and is to be resumed first")
         self._open()
@@ -160,13 +155,12 @@ class OwnerChannel:
         self._channel.allow(self._timeout)
 
     def _fenced(self) -> Fenced:
-        self._is_fenced = True
         self.close()
         return Fenced(f"owner {self.owner} was buried, rescued or never attached: the broker did nothing for it")
 
     def _mend(self) -> None:
         """Rename keys that another program made its own, and set aside what we hold and cannot be read."""
-        repair(self._channel, self._clock.wall())
+        repair(self._channel, self._clock.wall(), Deadline(self._timeout / 2))
         where = (self.owner.incarnation, self._who)
         reply = self._channel.call(script("held_values"), *where) or []
         damaged = [

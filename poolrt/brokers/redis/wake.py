@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Final
 
 from poolrt.brokers.redis.address import Address
-from poolrt.brokers.redis.channel import Channel
+from poolrt.brokers.redis.channel import Channel, Deadline
 from poolrt.brokers.redis.mending import repair
 from poolrt.clock import Clock
 from poolrt.errors import BrokerDamaged
@@ -59,7 +59,7 @@ class Wake:
         try:
             return self._channel.receive() is not None
         except BrokerDamaged:  # another program's key: the others can be waited for
-            repair(self._channel, self._clock.wall())
+            repair(self._channel, self._clock.wall(), Deadline(self._timeout))
             return False
 
     def is_silent(self) -> bool:

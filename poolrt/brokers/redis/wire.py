@@ -7,7 +7,6 @@ server's, the rest is made here once and never touched again (lua/parts).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -18,7 +17,7 @@ from poolrt.states import TaskState
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Stored(NamedTuple):
+class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A message as the server keeps it."""
 
     seq: int
@@ -33,7 +32,7 @@ class Stored(NamedTuple):
     envelope: bytes
 
 
-class Kept(NamedTuple):
+class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A record as the server keeps it."""
 
     state: TaskState

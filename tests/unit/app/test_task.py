@@ -16,7 +16,7 @@ from poolrt.app import loading
 from poolrt.app.app import App
 from poolrt.app.result import AsyncResult
 from poolrt.app.task import MAX_ARGUMENT_BYTES, Task, TaskOptions
-from poolrt.brokers.base import Found
+from poolrt.brokers.base import Broker, Found
 from poolrt.errors import (
     BrokerFull,
     ConfigurationError,
@@ -41,6 +41,7 @@ class FakeBroker:
     """Keeps what was enqueued, and answers with the records it was given."""
 
     url = "fake://"
+    enqueue_batches = Broker.enqueue_batches
 
     def __init__(self, *, trusted: bool = True) -> None:
         self.trusted = trusted

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from poolrt.child import loop as loop_module
 from poolrt.child.audit import Reason
-from poolrt.child.loop import MAX_BATCH
+from poolrt.child.pace import MAX_BATCH, MAX_PIPELINED_BATCH
 from poolrt.errors import BrokerBusy, BrokerFull, BrokerUnreachable, Fenced
 from poolrt.message import Message
 from poolrt.notice import Leaving, Trouble
@@ -36,7 +36,7 @@ def test_runs_everything_once_and_holds_nothing(noop, put, make, broker, row, li
     assert row.done == 500
     assert row.held_now == 0
     assert row.word is Activity.LEAVE
-    assert 1 < broker.max_held <= 2 * MAX_BATCH
+    assert 1 < broker.max_held <= 1.5 * (MAX_PIPELINED_BATCH if pipelined else MAX_BATCH)
     assert lifeline.sent == [Leaving("supervisor gone", 500)]
 
 
@@ -490,12 +490,12 @@ def test_the_next_batch_is_reserved_ahead(noop, put, reserved, broker) -> None:
     for, and none is made for outcomes alone."""
     loop, reserves = reserved
     loop._pace.learn("noop", 0.00001)
-    loop._pace._batch = MAX_BATCH
-    put("noop", 640)
+    loop._pace._batch = MAX_PIPELINED_BATCH
+    put("noop", 10 * MAX_PIPELINED_BATCH)
     loop.run()
-    assert reserves[:9] == [(0, 0)] + [(32, 0)] * 8
+    assert reserves[:9] == [(0, 0)] + [(MAX_PIPELINED_BATCH // 2, 0)] * 8
     assert not [entry for entry in broker.log[:10] if not entry[2]]
-    assert len(broker.done) == 640
+    assert len(broker.done) == 10 * MAX_PIPELINED_BATCH
 
 
 def test_what_takes_long_is_not_reserved_ahead(app, put, reserved) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolrt.child.loop import BATCH_SECONDS, MAX_BATCH, Pace
+from poolrt.child.pace import BATCH_SECONDS, MAX_BATCH, Pace
 
 
 def test_an_unknown_task_is_held_alone() -> None:
@@ -20,14 +20,20 @@ def test_an_unknown_task_is_held_alone() -> None:
     assert pace.keep(["short", "new"]) == 1
 
 
-def test_a_longer_run_is_believed_at_once_a_shorter_one_by_a_tenth() -> None:
-    """One slow run shrinks the batch now; one fast run does not grow it."""
+def test_a_longer_run_is_believed_by_half_a_shorter_one_by_a_tenth() -> None:
+    """One slow run shrinks the batch, but by no more than a busy machine would make of it; four tell the truth."""
     pace = Pace()
     pace.learn("t", 0.001)
-    pace.learn("t", 0.5)
-    assert pace.expected("t") == 0.5
+    pace.learn("t", 0.002)
+    assert pace.expected("t") == pytest.approx(0.0015)
     pace.learn("t", 0.0)
-    assert pace.expected("t") == pytest.approx(0.45)
+    assert pace.expected("t") == pytest.approx(0.00135)
+    pace.learn("short", 0.00001)
+    pace.learn("short", 0.5)
+    assert pace.expected("short") < 0.0001
+    for _ in range(3):
+        pace.learn("short", 0.5)
+    assert pace.expected("short") > 0.005
 
 
 def test_short_tasks_are_asked_for_in_growing_batches() -> None:

@@ -79,7 +79,7 @@ def told() -> list[CancelRun]:
 @pytest.fixture
 def cancelling(store: Store, told: list[CancelRun]) -> Cancelling:
     """The steward's part."""
-    return Cancelling(store, OURS, told.append)  # type: ignore[arg-type]
+    return Cancelling(store, OURS, told.append, lambda: None)  # type: ignore[arg-type]
 
 
 def test_the_supervisor_is_told_until_it_has_ended(store: Store, cancelling: Cancelling, told: list[CancelRun]) -> None:

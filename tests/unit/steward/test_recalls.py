@@ -40,7 +40,7 @@ class Stage:
 
     def new_steward(self) -> Recalls:
         """A steward that knows nothing of what was done."""
-        return Recalls(self.store, self.board, "inc", self.told.append)  # type: ignore[arg-type]
+        return Recalls(self.store, self.board, "inc", self.told.append, lambda: None)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_stop_kills_puts_back_and_starts_nobody(clock: Clock, pool: Any, told: A
     cause = "the node's lease ran out: the broker was not reached for 10.5 s; put back"
     assert pool.killed == [(0, cause, "stopped"), (1, cause, "stopped")]
     assert pool.held_back
-    assert [kind for kind, _ in told.events] == [EventKind.WARNING]
+    assert [kind for kind, _ in told.events] == [EventKind.NODE_LEASE_LOST]
     clock.advance(5.0)
     assert not lease.check(UNTIL, pool)
     assert (len(pool.killed), len(told.events), pool.forgiven) == (2, 1, 0)
@@ -304,7 +304,7 @@ def test_a_start_that_is_over_ends_with_all_it_had(
     assert [(slot, verdict) for slot, _, verdict in pool.killed] == [(0, "none"), (1, "none"), (2, "none")]
     assert (template.begun, forgotten) == ([("next", 0.0)], [0, 1, 2])
     assert ended.ended_with == [(0, -9), (1, -9), (2, -9)]
-    assert told.events == [(EventKind.WARNING, "node fenced: another node took over; begins anew")]
+    assert told.events == [(EventKind.NODE_FENCED, "another node took over; begins anew")]
     assert (ended.wanted, succession.count, succession.refused) == (0, 1, "")
     assert (succession.kept.wanted, succession.kept.quiet) == (2, True)
     following = FakePool([], pool.steward, pool.row(None))

@@ -1,9 +1,10 @@
 -- Parts: names waking queueing placing holding ending owners
 -- Set aside keys of another type than ours, then queue again what has no place any more; a part of the messages a call.
--- ARGV: cursor, now. Reply: {next cursor, {keys renamed}, how many were queued again}.
+-- ARGV: 1 to begin or 0 to go on, now. Reply: {whether there is more, {keys renamed}, how many were queued again}.
+-- How far it is stands in :mending, so that anybody can go on: see nudge.lua.
 -- A start whose registration or owners were in such a key is ended as rescue.lua ends one that died.
 despite_full_memory()
-local first, now = ARGV[1] == '0', tonumber(ARGV[2])
+local first, now, MENDING = ARGV[1] == '1', tonumber(ARGV[2]), P .. ':mending'
 local renamed, queued, barred, expected = {}, 0, {}, {}
 
 local function expect(key, kind)
@@ -92,6 +93,9 @@ local function place_again(id, message)
     queued = queued + 1
 end
 
+expect(MENDING, 'string')
+local cursor = first and '0' or call('GET', MENDING)
+if not cursor then return { 0, renamed, queued } end
 if first then
     expect_plain_keys()
     expect_nodes()
@@ -103,7 +107,7 @@ for _, inc in ipairs(call('HKEYS', NODES)) do
         for _, each in ipairs(all_held(held_by(inc, who))) do held[each[3]] = true end
     end
 end
-local scanned, highest = call('HSCAN', MSG, ARGV[1], 'COUNT', 1000), 0
+local scanned, highest = call('HSCAN', MSG, string.match(cursor, '^%d+$') or '0', 'COUNT', 1000), 0
 for at = 1, #scanned[2], 2 do
     local id, message = scanned[2][at], parse(scanned[2][at + 1])
     if message then highest = math.max(highest, message.seq) end
@@ -119,4 +123,9 @@ for at = 1, #scanned[2], 2 do
 end
 -- The order of what comes from now on, where the counter was lost.
 if highest > tonumber(call('GET', SEQ) or '0') then call('SET', SEQ, string.format('%.0f', highest)) end
-return { scanned[1], renamed, queued }
+if scanned[1] == '0' then
+    call('DEL', MENDING)
+else
+    call('SET', MENDING, scanned[1])
+end
+return { scanned[1] == '0' and 0 or 1, renamed, queued }

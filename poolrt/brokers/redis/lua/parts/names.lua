@@ -16,6 +16,7 @@
 --   :ended:succeeded    list    the newest 10,000 ids: a zset would cost each of them more
 --   :waiters    hash    id -> keys that await it       :cancel set   ids of held messages to be cancelled
 --   :quarantine list    what was found in a key and is not poolrt's, with the reason
+--   :foreign:KEY:TIME   a key of another type than ours, renamed        :mending  string  how far repair.lua has come
 --
 -- A stored message is a msgpack array [seq, lost, suspect, priority, since, queue, task, id, envelope]. The first four
 -- are written here; the rest is the producer's and is never touched.
