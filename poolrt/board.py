@@ -334,7 +334,7 @@ class RowWriter:
 
     @property
     def recalled(self) -> int:
-        """The ``n`` of the present mark, 0 for none: it grows from mark to mark. To be read after the word has moved."""
+        """The ``n`` of the present mark, 0 for none: it grows from mark to mark. To be read once the word has moved."""
         return self._cells[self._base + _RECALL_N]
 
     @property

@@ -82,7 +82,9 @@ class Loop:
         self._leases = broker.leases
         self._mark = row.recalled
         self._ahead_at = 0
-        """The next batch is reserved once no more than so many are held."""
+        """The next batch is reserved once no more than so many are held: half of this one."""
+        self._ahead_from = 0
+        """And already from so many on, if there are outcomes to be sent anyway."""
         self._woken = False
         self._unannounced = False
         """It looks at the queue though nobody said that there is work."""
@@ -165,16 +167,17 @@ class Loop:
             if self._settler.pipelined:  # the connection broke
                 self._settler.recover(error)
         self._note_wake(answer, executions)
-        self._ahead_at = self._when_to_reserve_ahead(keep) if self._settler.pipelined else 0
+        if self._settler.pipelined:
+            self._ahead_from = self._when_to_reserve_ahead()
+            self._ahead_at = min(self._ahead_from, keep // 2)
 
-    def _when_to_reserve_ahead(self, batch: int) -> int:
-        """At how many left the next batch is to be reserved: at most half of this one, and 5 ms of expected work.
-
-        Behind a task that is unknown that is never, since it counts as a whole batch."""
+    def _when_to_reserve_ahead(self) -> int:
+        """From how many left on the next batch may be reserved: 5 ms of expected work. Behind a task that is unknown
+        that is never, since it counts as a whole batch."""
         seconds, left = 0.0, 0
         for execution in reversed(self._held):
             seconds += self._pace.expected(execution.message.task)
-            if seconds > _AHEAD_SECONDS or (left + 1) * 2 > batch:
+            if seconds > _AHEAD_SECONDS:
                 break
             left += 1
         return left
@@ -194,16 +197,22 @@ class Loop:
         if settler.unanswered and settler.is_behind():
             self._receive()
         elif self._ahead_at and len(self._held) <= self._ahead_at and not settler.reserving:
-            self._ahead_at = 0
-            if room := self._room():
-                settler.send(room)
+            self._reserve_ahead()
         elif settler.outcomes and self._is_late(self._held[0]):
-            self._send_outcomes()
+            if self._ahead_at and len(self._held) <= self._ahead_from and not settler.reserving:
+                self._reserve_ahead()
+            else:
+                self._send_outcomes()
         elif self._leases and self._has_no_lease():
             self._wait_for_lease()
         else:
             return True
         return False
+
+    def _reserve_ahead(self) -> None:
+        """Send what is finished, and ask for the next batch while this one is run; once for each batch."""
+        self._ahead_at = 0
+        self._settler.send(self._room())
 
     def _is_late(self, following: Execution) -> bool:
         """Whether a finished task would wait more than 2 ms for the following one to end."""

@@ -118,9 +118,6 @@ def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.
         app.broker.attach(place.owner, queues_of(place.settings))
         for hook in app.child_start_hooks:
             hook()
-    except Fenced as error:
-        log.warning("child %s leaves: %s", place.owner, error)
-        return EX_FENCED
     except BaseException:  # noqa: BLE001  a user's hook can raise anything, SystemExit included
         lifeline.send(BootFailed(shorten(traceback.format_exc())))
         return EX_BOOT_FAILED

@@ -285,4 +285,3 @@ def _unless_refused(call: Callable[[], object]) -> BrokerError | None:
 
 def _fence(delivery: Delivery) -> tuple[int, int]:
     return delivery.n, delivery.i
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import subprocess
 import threading
@@ -12,9 +13,11 @@ from types import FrameType
 import pytest
 
 from poolrt.brokers.redis import RedisBroker
-from poolrt.message import Enqueue, new_task_id
+from poolrt.message import Enqueue, Outcome, Owner, new_task_id
 from poolrt.shielding import SHIELD
-from tests.servers import Server, Servers
+from poolrt.states import TaskState
+from tests.certificates import Certificates
+from tests.servers import Server, Servers, tls_binary, until
 
 Script = Callable[..., subprocess.Popen[str]]
 
@@ -164,3 +167,43 @@ def test_a_soft_limit_in_a_wait(broker: RedisBroker, redis_server: Server) -> No
         broker.wait(task, 30)
     assert time.monotonic() - began < 2
     assert redis_server.call("EXISTS", broker._key("waiters")) == 0
+
+
+@pytest.mark.parametrize("how", ["tcp", "tls", "socket file"])
+def test_every_kind_of_connection(own_servers: Servers, certificates: Certificates, how: str) -> None:
+    """One connection serves all calls; a wait, a wake and the bell come through whatever buffers above the socket."""
+    if how == "tls":
+        server = own_servers.server(program=tls_binary(), tls=certificates)
+        broker = RedisBroker(server.url(ca_file=certificates.ca))
+    else:
+        server = own_servers.server()
+        broker = RedisBroker(server.url() if how == "tcp" else server.socket_url())
+    broker.join("inc", "node")
+    opened = connections(server)
+    tasks = [put(broker) for _ in range(20)]
+    assert connections(server) - opened == 1, "only the one that asks"
+    broker.attach(Owner("inc", 0, 1))
+    held = broker.settle([], 1, 1).deliveries
+    bell, wake = broker.doorbell("node"), broker.wake_source()
+    for _ in range(3):
+        while not (select.select([wake.arm()], [], [], 10)[0] and wake.take()):
+            broker.nudge()
+        for eta in (9e9, 8e9, 7e9):
+            broker.enqueue([Enqueue(new_task_id(), b"", "default", 0, eta - len(tasks))])
+        tasks.append("one more")
+        assert select.select([bell.fileno()], [], [], 10)[0]
+        bell.answer()
+    answers = list[object]()
+    waiter = threading.Thread(target=lambda: answers.append(broker.wait(tasks[0], 30)))
+    waiter.start()
+    until(lambda: server.call("EXISTS", "{poolrt}:waiters"), "it waits")
+    broker.settle([Outcome(held[0], TaskState.SUCCEEDED, b"r")], 0, 2)
+    waiter.join()
+    assert answers
+    for each in (bell, wake, broker):
+        each.close()
+
+
+def connections(server: Server) -> int:
+    """How many the server has taken."""
+    return int(server.call("INFO", "stats").split("total_connections_received:")[1].split()[0])

@@ -92,7 +92,7 @@ def stop(pids: list[int], number: int) -> None:
 
 
 def is_fenced(node) -> bool:
-    return any("node fenced" in event["cause"] for event in node.events("warning"))
+    return bool(node.events("node-fenced"))
 
 
 def test_a_lease_that_runs_out_puts_tasks_back_until_the_server_is_heard_again(

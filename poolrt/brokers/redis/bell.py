@@ -12,13 +12,16 @@ from poolrt.errors import BrokerError
 AGAIN_AFTER: Final = 1.0
 """Seconds between two tries to subscribe; a ring missed meanwhile costs a tick of the steward."""
 
+_LONGEST: Final = 1.0
+"""Seconds that the steward, which has a lease to renew, may wait for a subscription."""
+
 
 class Bell:
     """See ``brokers.base.Doorbell``. Without a connection it is silent, and tries again at each ``answer``."""
 
     def __init__(self, address: Address, timeout: float) -> None:
         self._address = address
-        self._timeout = timeout
+        self._timeout = min(timeout, _LONGEST)
         self._channel = Channel(address)
         self._again_at = 0.0
         self._subscribe()
