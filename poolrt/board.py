@@ -30,6 +30,10 @@ _MAGIC: Final = b"poolrt-board-1\n"
 _ID_BYTES: Final = 128
 _NAME_BYTES: Final = 128
 
+_RUN: Final = int(Activity.RUN)
+_COMMIT: Final = int(Activity.COMMIT)
+"""Looked up once: an enum's member costs 0.1 us each time, and both are written for each task."""
+
 # Cells written by the child.
 _WORD, _HARD, _SOFT, _START, _N, _I, _LAST_RESERVE, _HELD = range(8)
 _DONE, _FAILED, _GENERATION, _PID, _ID_LENGTH, _NAME_LENGTH, _MEMORY, _FDS = range(8, 16)
@@ -305,12 +309,12 @@ class RowWriter:
             cells[base + _NAME_LENGTH] = length = min(len(name), _NAME_BYTES)
             self._map[self._name_at : self._name_at + length] = name[:length]
         self._sequence += 1
-        cells[base] = self._sequence << 8 | Activity.RUN
+        cells[base] = self._sequence << 8 | _RUN
 
     def ended(self, *, failed: bool) -> None:
         """Count a finished task and move the word away from its delivery."""
         cells, base = self._cells, self._base
-        cells[base] = self._sequence << 8 | Activity.COMMIT
+        cells[base] = self._sequence << 8 | _COMMIT
         self.done += 1
         cells[base + _DONE] = self.done
         if failed:

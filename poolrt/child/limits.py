@@ -27,9 +27,12 @@ class Limits:
         self._resident = resident
         self._birth_rss = resident.read()
         self._next_look = 0
+        self._has_time_limit = bool(self._time_limit or self._soft_time_limit)
 
     def deadlines(self, message: Message, started: int) -> tuple[int, int]:
         """Hard and soft deadline, CLOCK_MONOTONIC ns; 0 is none, and so is a soft limit not below the hard one."""
+        if message.time_limit is None and message.soft_time_limit is None and not self._has_time_limit:
+            return 0, 0
         limit = self._time_limit if message.time_limit is None else message.time_limit
         soft = self._soft_time_limit if message.soft_time_limit is None else message.soft_time_limit
         hard = started + int(limit * 1e9) if 0 < limit < ENDLESS else 0

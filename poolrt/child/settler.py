@@ -237,9 +237,11 @@ class Settler:
         self.reserving = self._unsettled = 0
 
     def _remember(self, outcomes: list[Outcome]) -> None:
-        """Keep what was answered, for a server that forgets it; not for long, and not too much."""
+        """Keep what was answered, for a server that forgets it; not for long, and not too much.
+
+        How large a batch is, is judged by its first and last outcome: to look at each costs 0.2 us a task."""
         now, recent = time.monotonic_ns(), self._recent
-        size = sum([len(outcome.delivery.envelope) + len(outcome.record or b"") for outcome in outcomes])
+        size = len(outcomes) * max(_size(outcomes[0]), _size(outcomes[-1]))
         recent.append(_Answered(outcomes, size, now))
         self._recent_outcomes += len(outcomes)
         self._recent_bytes += size
@@ -285,3 +287,7 @@ def _unless_refused(call: Callable[[], object]) -> BrokerError | None:
 
 def _fence(delivery: Delivery) -> tuple[int, int]:
     return delivery.n, delivery.i
+
+
+def _size(outcome: Outcome) -> int:
+    return len(outcome.delivery.envelope) + len(outcome.record or b"")

@@ -23,9 +23,8 @@ def boot_id() -> str:
 
 if sys.platform == "linux":
 
-    def boottime_ns() -> int:
-        """Nanoseconds since the boot, those in which the machine slept included; the same in all its processes."""
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    boottime_ns = functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+    """Nanoseconds since the boot, those in which the machine slept included; the same in all its processes."""
 
 else:
     boottime_ns = time.monotonic_ns

@@ -43,6 +43,8 @@ SHARED: Final = 200
 FAIR: Final = 0.15
 DRAINED_WITHIN: Final = 60.0
 GONE_WITHIN: Final = 2.0
+TOLD: Final = 25
+"""Lines of each node's log that a failure prints."""
 
 
 def run(options: argparse.Namespace, stack: ExitStack) -> int:
@@ -64,7 +66,7 @@ def run(options: argparse.Namespace, stack: ExitStack) -> int:
     sender = Sender(network, folder, url, RATE, options.seed)
     stack.callback(sender.end)
     stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second ^C must not leave half of it
-    cluster = Cluster(machines, server, sender, options.lease, folder, network.cut, network.heal)
+    cluster = options.cluster = Cluster(machines, server, sender, options.lease, folder, network.cut, network.heal)
     for machine in machines:
         cluster.wait(machine.is_up, f"{machine.name} is up")
     share(cluster)
@@ -141,6 +143,17 @@ def report(cluster: Cluster, made: Account) -> None:
             print(f"WRONG: {claim.what}: {claim.measured}")
 
 
+def tell_logs(machines: list[Machine]) -> None:
+    """Print what the nodes warned of last: where this runs in CI, the folder is gone with it."""
+    for machine in machines:
+        lines = [line for level in ("info", "warning", "error") for line in machine.messages(f'"level": "{level}"')]
+        print(f"{machine.name}:", *(f"  {line[:240]}" for line in sorted(lines, key=_moment)[-TOLD:]), sep="\n")
+
+
+def _moment(line: str) -> str:
+    return line.partition(": ")[2][:7]
+
+
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m stress.cluster", description=__doc__.partition("\n")[0])
@@ -157,7 +170,7 @@ def main() -> None:
         parser.error(f"no act {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all is removed on the way out
     print(f"cluster: seed {options.seed}, lease {options.lease:g} s, {options.rounds} rounds", flush=True)
-    options.folder = None
+    options.folder = options.cluster = None
     try:
         with ExitStack() as stack:
             code = run(options, stack)
@@ -170,6 +183,8 @@ def main() -> None:
     except KeyboardInterrupt:
         code = 130
     if code == 1:
+        if options.cluster is not None:
+            tell_logs(options.cluster.machines)
         print(f"again: python -m stress.cluster --{options.size} --seed {options.seed} --acts {','.join(options.acts)}")
         print(f"logs, ledger and the server's file: {options.folder}")
     elif options.folder is not None:

@@ -17,7 +17,8 @@ What a snippet becomes is told by its language and by an HTML comment right abov
     text, or no language      a drawing
 
 A node that is on when the page ends, or when the next one starts, gets TERM and must exit 0. Times, ids, pids, sizes
-and durations are compared by their shape; ``...`` stands for anything.
+and durations are compared by their shape; ``...`` stands for anything. ``redis://localhost:6379`` is a server of the
+page's own.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from typing import NamedTuple
 import pytest
 
 from poolrt import control
+from tests.servers import Servers
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -58,9 +60,12 @@ EXEMPT = {
 PLACES = {"/home/you/shop": "", "/srv/shop/.venv/bin/": "", "/srv/shop": "", "/run/poolrt": "/run"}
 """Paths that the pages use, and what they are in the page's folder; a command of the virtual environment is on PATH."""
 
+REDIS = "localhost:6379"
+"""Where the pages have their server."""
+
 SHAPES = [
     (r"\b\d\d:\d\d:\d\d\b", "TIME"),
-    (r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b", "ID"),
+    (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "ID"),
     (r"#…[0-9a-f]{8}", "#ID"),
     (r"(tasks[.\w]*-app)@[\w.-]+", r"\1@HOST"),
     (r"\b(age|runtime|boot_seconds|import_seconds|backoff)=[\d.e-]+", r"\1=N"),
@@ -132,8 +137,9 @@ def expected(text: str) -> str:
 class Reader:
     """Does what a page says, in ``folder``. Invariant: at most one node is on."""
 
-    def __init__(self, page: Path, folder: Path) -> None:
+    def __init__(self, page: Path, folder: Path, servers: Servers) -> None:
         self._page = page
+        self._redis = f"127.0.0.1:{servers.server().port}" if f"redis://{REDIS}" in page.read_text() else REDIS
         self._folder = folder
         self._log = folder / "node.log"
         self._node: subprocess.Popen[bytes] | None = None
@@ -170,7 +176,7 @@ class Reader:
     def _save(self, snippet: Snippet) -> None:
         path = self._folder / snippet.file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(snippet.body + "\n")
+        path.write_text(snippet.body.replace(REDIS, self._redis) + "\n")
 
     def _execute(self, snippet: Snippet) -> None:
         if self._is_exempt(snippet):
@@ -217,7 +223,7 @@ class Reader:
     def _here(self, text: str) -> str:
         for path, place in PLACES.items():
             text = text.replace(path, f"{self._folder}{place}" if not path.endswith("/bin/") else "")
-        return text
+        return text.replace(REDIS, self._redis)
 
     def _bash(self, command: str, options: str = "-uc") -> str:
         done = subprocess.run(
@@ -339,13 +345,13 @@ def commands_of(body: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def reader(node_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Reader]]:
+def reader(node_dir: Path, monkeypatch: pytest.MonkeyPatch, own_servers: Servers) -> Iterator[Callable[[Path], Reader]]:
     """``reader(page)``: someone who reads it in a folder of this test; whatever is on in the end is stopped."""
     monkeypatch.setenv("POOLRT_RUNTIME_DIR", str(node_dir / "run"))
     made: list[Reader] = []
 
     def make(page: Path) -> Reader:
-        made.append(Reader(page, node_dir.resolve()))
+        made.append(Reader(page, node_dir.resolve(), own_servers))
         return made[-1]
 
     yield make

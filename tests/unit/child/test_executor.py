@@ -544,7 +544,7 @@ def test_the_request_ends_with_the_task(run, raises) -> None:
 )
 def test_hard_deadlines(own: float | None, default: float, expected: int, run, row, executor: Executor) -> None:
     """The row shows the task's own limit, else the node's; an endless one is none, and fits the row."""
-    executor.limits._time_limit = default
+    executor.limits._time_limit, executor.limits._has_time_limit = default, bool(default)
     assert run(call("add", 1, time_limit=own)).state is TaskState.SUCCEEDED
     assert row.log[0][5] == expected * 10**9
 
