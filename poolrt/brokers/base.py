@@ -123,6 +123,10 @@ class Broker(abc.ABC):
     pipelined: bool = False
     """Whether ``submit`` returns before the broker has done it, so that submitting early hides the round trip."""
 
+    def warnings(self) -> list[str]:
+        """What about the store could lose messages, a line each; asked once, when a node starts. Raises BrokerError."""
+        return []
+
     @property
     def secret_url(self) -> str:
         """What another process of this user needs to open the same broker: may hold a password. Never shown, and never

@@ -22,7 +22,6 @@ def boot_id() -> str:
 
 
 if sys.platform == "linux":
-
     boottime_ns = functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
     """Nanoseconds since the boot, those in which the machine slept included; the same in all its processes."""
 

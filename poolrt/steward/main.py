@@ -189,6 +189,7 @@ class Steward:
         self._lifeline.send(Status(depth.queued, depth.delayed, depth.reserved, depth.dead, depth.oldest))
         self.turn()
         self._broker.nudge()
+        self.turn()
         if self._ticks % _RESCUE_EVERY == 1:
             self._undertaker.rescue_dead_nodes()
             # At the first one the supervisor may not have said yet what it wants reclaimed.

@@ -243,6 +243,7 @@ def _serve(sock: socket.socket, config: TemplateConfig, find: Callable[[], App],
     broker = app.broker
     try:
         directory = str(broker.node_directory())
+        warnings.extend(broker.warnings())
         broker.depth()  # is it usable at all; and what its first use loads, children find loaded
         broker.close()
     except Exception as error:  # noqa: BLE001  a broker that cannot be used is told in its own words

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from poolrt.brokers.redis import bulk, wire
 from poolrt.errors import BrokerUnreachable, Fenced
 from poolrt.message import Outcome, Owner
 from poolrt.states import TaskState
@@ -102,6 +103,27 @@ def test_a_lost_answer_of_an_enqueue(proxy: Proxy, server: Server, open_redis: O
     assert proxy.seen == 1
     assert broker.depth().queued == 2
     assert broker.enqueue([new, item(known)]) == [False, False]
+
+
+def test_a_call_is_carried_out_once(server: Server, open_redis: Open) -> None:
+    """Also when its task has ended meanwhile and left no record, so that its id is known no more; and a request that a
+    broken connection brings late is none of a new call."""
+    broker = attached(open_redis(server.url()))
+
+    def call(number: int) -> bulk.Call:
+        message = item(f"task-{number}")
+        return bulk.Call([message], wire.enqueue_blob([message], 1.0), 1.0, "producer", number)
+
+    first, second = call(1), call(2)
+    assert broker._store(first) == [True]
+    (held,) = broker.settle([], 1, 1).deliveries
+    broker.settle([Outcome(held, TaskState.SUCCEEDED)], 0, 2)
+    assert broker.find("task-1") is None
+    assert broker._store(first) == [True]
+    assert broker._store(second) == [True]
+    assert broker._store(first) == [True]
+    assert broker.depth().queued == 1
+    assert broker.find("task-1") is None
 
 
 def test_a_refused_connection_makes_nothing_new(server: Server, open_redis: Open) -> None:

@@ -235,3 +235,18 @@ def traces(error: BaseException | None) -> list[str]:
         said += [str(error), repr(error)]
         error = error.__cause__ or error.__context__
     return said
+
+
+def test_a_server_that_may_lose_messages_is_named(server: Server, open_redis: Open) -> None:
+    """An evicting policy, and no append-only file: said when a node starts, not when something is gone."""
+    broker = open_redis(server.url())
+    server.call("CONFIG", "SET", "appendonly", "yes")
+    server.call("CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+    assert broker.warnings() == []
+    server.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    (evicts,) = broker.warnings()
+    assert "allkeys-lru" in evicts
+    server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    server.call("CONFIG", "SET", "appendonly", "no")
+    (forgets,) = broker.warnings()
+    assert "appendonly yes" in forgets

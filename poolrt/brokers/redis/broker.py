@@ -23,6 +23,7 @@ from poolrt.brokers.redis.channel import Deadline
 from poolrt.brokers.redis.mending import repair
 from poolrt.brokers.redis.node_folder import node_folder
 from poolrt.brokers.redis.owner import OwnerChannel
+from poolrt.brokers.redis.producers import Producers
 from poolrt.brokers.redis.scripts import script
 from poolrt.brokers.redis.waiting import Waiting
 from poolrt.brokers.redis.wake import Wake
@@ -56,6 +57,7 @@ class RedisBroker(Broker):
         self.url = self._address.url
         self._clock = clock or SystemClock()
         self._calls = Calls(self._address, timeout or self._address.timeout, self._clock)
+        self._producers = Producers()
         self._owner: OwnerChannel | None = None
 
     def __repr__(self) -> str:
@@ -76,22 +78,39 @@ class RedisBroker(Broker):
     def timeout(self, seconds: float) -> None:
         self._calls.timeout = seconds
 
+    def warnings(self) -> list[str]:
+        """See ``Broker``."""
+        told = self._calls.attempt(lambda channel: channel.ask("INFO").decode("utf-8", "replace"))
+        facts = dict(line.partition(":")[::2] for line in told.splitlines())
+        found = []
+        policy = facts.get("maxmemory_policy", "")
+        if policy.startswith("allkeys"):
+            found.append(
+                f"the server evicts messages when its memory is full ({policy}): set maxmemory-policy noeviction"
+            )
+        if facts.get("aof_enabled") == "0":
+            found.append("the server keeps no append-only file: what is queued is lost with it; set appendonly yes")
+        return found
+
     # ---- producers
 
     def enqueue(self, items: Sequence[Enqueue]) -> list[bool]:
-        """See ``Broker``. After a lost answer the call is repeated, and an id that is known then counts as new."""
-        blob = wire.enqueue_blob(items, now := self._clock.wall())
-        unsure: list[bool] = []
-        new = self._calls.attempt(
-            lambda channel: channel.call(script("enqueue"), blob, now), on_repeat=lambda: unsure.append(True)
-        )
-        return [True] * len(items) if unsure else [bool(each) for each in new]
+        """See ``Broker``. After a lost answer the call is repeated; if it had been carried out, all count as new."""
+        now = self._clock.wall()
+        with self._producers.one() as producer:
+            return self._store(bulk.Call(items, wire.enqueue_blob(items, now), now, producer.id, producer.next_call()))
+
+    def _store(self, call: bulk.Call) -> list[bool]:
+        """Store the messages of a call, unless that call was carried out before; for each whether it was new."""
+        new = self._calls.attempt(lambda channel: channel.call(script("enqueue"), *call.arguments()))
+        return [True] * len(call.batch) if new == bulk.DONE_BEFORE else [bool(each) for each in new]
 
     def enqueue_batches(
         self, batches: Iterable[Sequence[Enqueue]], stored: Callable[[Sequence[Enqueue]], None]
     ) -> None:
         """See ``Broker``. While the server stores one batch the next is made."""
-        bulk.enqueue_batches(self._calls, self._clock, batches, stored, self.enqueue)
+        with self._producers.one() as producer:
+            bulk.enqueue_batches(self._calls, self._clock, producer, batches, stored, self._store)
 
     def find(self, task_id: str) -> Found | None:
         """See ``Broker``."""
