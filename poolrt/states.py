@@ -113,6 +113,9 @@ EX_FENCED: Final = 75
 EX_STORE_GONE: Final = 74
 """A child's exit code when the broker's store is damaged, deleted or replaced (EX_IOERR)."""
 
+EX_CUT_OFF: Final = 68
+"""A child's exit code when it reaches neither its supervisor nor the broker (EX_NOHOST)."""
+
 
 class Order(enum.IntEnum):
     """What the supervisor tells a child through its row; the child looks between two tasks."""

@@ -35,7 +35,7 @@ from poolrt.posix.prctl import ParentGone, become_subreaper, die_with_parent, se
 from poolrt.posix.signals import ignore_with_noop_handlers
 from poolrt.posix.stacks import write_stacks_to
 from poolrt.settings import Settings
-from poolrt.states import EX_BOOT_FAILED, EX_FENCED, EX_STORE_GONE, Activity
+from poolrt.states import EX_BOOT_FAILED, EX_CUT_OFF, EX_FENCED, EX_STORE_GONE, Activity
 
 if TYPE_CHECKING:
     from poolrt.app.app import App
@@ -146,8 +146,9 @@ def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.
     except BrokerError as error:
         if not lifeline.cut:
             raise
-        log.warning("child %s leaves with its supervisor, while the broker is away: %s", place.owner, error)
-        return 0  # nobody reads it
+        # Its supervisor is gone, or a task has closed everything: then it is there to count this against the task.
+        log.warning("child %s leaves: it has neither supervisor nor broker (%s)", place.owner, error)
+        return EX_CUT_OFF
     finally:
         row.activity(Activity.LEAVE)
     executor.close()

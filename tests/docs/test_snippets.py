@@ -17,8 +17,7 @@ What a snippet becomes is told by its language and by an HTML comment right abov
     text, or no language      a drawing
 
 A node that is on when the page ends, or when the next one starts, gets TERM and must exit 0. Times, ids, pids, sizes
-and durations are compared by their shape; ``...`` stands for anything. ``redis://localhost:6379`` is a server of the
-page's own.
+and durations are compared by their shape; ``...`` stands for anything. ``redis://localhost:6379`` is the page's own.
 """
 
 from __future__ import annotations
@@ -139,7 +138,8 @@ class Reader:
 
     def __init__(self, page: Path, folder: Path, servers: Servers) -> None:
         self._page = page
-        self._redis = f"127.0.0.1:{servers.server().port}" if f"redis://{REDIS}" in page.read_text() else REDIS
+        kept = {"appendonly": "yes"} if f"redis://{REDIS}" in page.read_text() else {}
+        self._redis = f"127.0.0.1:{servers.server(**kept).port}" if kept else REDIS
         self._folder = folder
         self._log = folder / "node.log"
         self._node: subprocess.Popen[bytes] | None = None

@@ -304,7 +304,7 @@ def test_a_steward_that_stands_still_costs_no_lease(busy, ledger, gate, is_gone,
     assert node.status()["lease"]["until_in"] > 1.0
     gate.touch()
     assert result.get(10) == "long"
-    assert (len(begun(ledger)), node.events("warning"), node.events("child-killed")) == (1, [], [])
+    assert (len(begun(ledger)), node.events("node-lease-lost"), node.events("child-killed")) == (1, [], [])
 
 
 def test_a_child_that_is_barred_alone_is_replaced_and_nothing_else_happens(start, app, tasks, ledger) -> None:

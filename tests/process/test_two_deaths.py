@@ -60,12 +60,17 @@ def test_a_stop_whose_broker_is_busy_to_the_end(serve, tasks, app, ledger, gate,
     assert again.stop() == ExitCode.OK
 
 
+def _idle(node):
+    return [child["pid"] for child in node.status()["children"] if child["activity"] == "idle"]
+
+
 def test_a_template_that_stands_still_is_not_the_tasks_fault(serve, tasks, ledger, gate, record):
     """What ran under a template that we kill is put back uncounted."""
     result = tasks.hold.delay(str(ledger), "t", str(gate))
     node = serve(concurrency=2, boot_timeout="1s").wait_up(2)
     node.wait(ledger.lines, "the task runs")
-    idle = next(child["pid"] for child in node.status()["children"] if child["activity"] == "idle")
+    node.wait(lambda: _idle(node), "the other child is idle")
+    (idle,) = _idle(node)
     os.kill(node.child_of("template"), signal.SIGSTOP)
     os.kill(idle, signal.SIGKILL)
     node.wait_event("template-lost", timeout=10)
