@@ -94,6 +94,7 @@ def coverage(session: nox.Session) -> None:
 
 CHAOS = ("storm", "soft_delivery", "hard_limit", "memory_hog")
 SERVER_STORMS = (("--nodes", "1", "--fsync", "always"), ("--nodes", "2", "--fsync", "everysec"))
+SERVER_CHECKS = ("fairness", "backlog")
 SKIPPED = 77  # stress.cluster, without root or ip
 
 
@@ -107,6 +108,9 @@ def stress_small(session: nox.Session) -> None:
         session.run("python", "-m", "stress.chaos", "storm", "--small", "--broker", "redis", *options)
     session.run("python", "-m", "stress.cluster", "--small", success_codes=[0, SKIPPED])
     session.run("python", "-m", "stress.bench", "run", "--small", *session.posargs)
+    session.run("python", "-m", "stress.bench", "run", "server", "--small")
+    for check in SERVER_CHECKS:
+        session.run("python", "-m", "stress.bench", check, "--small")
 
 
 @nox.session
@@ -120,7 +124,9 @@ def stress_full(session: nox.Session) -> None:
         session.run("python", "-m", "stress.chaos", "storm", "--full", "--broker", "redis", *options)
     session.run("python", "-m", "stress.cluster", "--full", success_codes=[0, SKIPPED])
     session.run("python", "-m", "stress.bench", "run", "--full", *session.posargs)
-    session.run("python", "-m", "stress.bench", "hygiene", "--full")
+    session.run("python", "-m", "stress.bench", "run", "server", "--full")
+    for check in ("hygiene", *SERVER_CHECKS):
+        session.run("python", "-m", "stress.bench", check, "--full")
 
 
 @nox.session

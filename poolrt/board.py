@@ -27,7 +27,7 @@ ROW_CELLS: Final = 64
 SLOTS: Final = 1024
 """Rows of a board: half a MiB on disk, and of memory only the pages of rows that are used."""
 _MAGIC: Final = b"poolrt-board-1\n"
-_ID_BYTES: Final = 128
+_ID_BYTES: Final = 120
 _NAME_BYTES: Final = 128
 
 _RUN: Final = int(Activity.RUN)
@@ -38,6 +38,8 @@ _COMMIT: Final = int(Activity.COMMIT)
 _WORD, _HARD, _SOFT, _START, _N, _I, _LAST_RESERVE, _HELD = range(8)
 _DONE, _FAILED, _GENERATION, _PID, _ID_LENGTH, _NAME_LENGTH, _MEMORY, _FDS = range(8, 16)
 _ID_AT: Final = 16 * 8
+_REFUSED: Final = 31
+"""Behind the id's 120 bytes."""
 _NAME_AT: Final = 32 * 8
 # Cells written by the supervisor.
 _COMMAND: Final = 48
@@ -99,6 +101,8 @@ class Row(NamedTuple):
     pid: int
     task_id: str
     task: str
+    refused: int = 0
+    """Outcomes that the broker refused: their deliveries were somebody else's already."""
 
     def __repr__(self) -> str:
         """One line for bug reports."""
@@ -235,6 +239,7 @@ class Board:
             activity, word >> 8, cells[_HARD], cells[_SOFT], cells[_MEMORY], cells[_FDS], cells[_START], cells[_N],
             cells[_I], cells[_HELD], cells[_LAST_RESERVE], cells[_DONE], cells[_FAILED], cells[_GENERATION],
             cells[_PID], task_id.decode("utf-8", "replace"), name.decode("utf-8", "replace"),
+            self._cells[base + _REFUSED],
         )  # fmt: skip
 
     def running(self) -> tuple[Running, ...]:
@@ -286,6 +291,10 @@ class RowWriter:
     def held(self, count: int) -> None:
         """Publish how many deliveries are held."""
         self._cells[self._base + _HELD] = count
+
+    def refused(self, count: int) -> None:
+        """Count outcomes that came too late."""
+        self._cells[self._base + _REFUSED] += count
 
     def fds(self, lowest_free: int) -> None:
         """Publish the lowest free descriptor."""

@@ -163,6 +163,7 @@ class Settler:
         if self.pipelined and submit.outcomes:
             self._remember(submit.outcomes)
         if settled.stale:
+            self._row.refused(settled.stale)
             log.warning("%d settled tasks were not ours any more: somebody else runs them", settled.stale)
         if self._said:
             self._said = ""
@@ -257,6 +258,7 @@ class Settler:
     def _tell(self, error: BrokerError) -> None:
         """Tell the supervisor, once for each reason; raise what waiting does not mend."""
         if isinstance(error, Fenced):
+            self._row.refused(len(self.outcomes) + self._unsettled)
             raise error
         text = f"{type(error).__name__}: {error}"
         if isinstance(error, BrokerCorrupt):

@@ -98,7 +98,7 @@ def header_lines(status: Mapping[str, Any]) -> list[Text]:
     ]
     lines = [first, _line(("broker", status.get("broker"))), queue_line(status.get("queue")), _line(*processes)]
     totals = status.get("totals") or {}
-    return [*lines, _line(*((name, f"{count:,}") for name, count in totals.items()))]
+    return [*lines, _line(*((name, f"{count:,}") for name, count in totals.items() if count or name != "refused"))]
 
 
 def queue_line(queue: Mapping[str, Any] | None) -> Text:

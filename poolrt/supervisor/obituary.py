@@ -76,6 +76,7 @@ def tell(
     """Count the end in ``totals`` and report it, where it is worth it."""
     totals["done"] += row.done
     totals["failed"] += row.failed
+    totals["refused"] += row.refused
     numbers: dict[str, Any] = {"done": row.done}
     if child.up_at is not None:
         numbers["age"] = round(time.monotonic() - child.up_at, 3)

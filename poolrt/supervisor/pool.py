@@ -73,7 +73,7 @@ class Pool:
         self._departed = Departed()
         self._backoff = Backoff()
         self._breaker = Breaker(settings.restart_burst)
-        self.totals = {"done": 0, "failed": 0, "recycled": 0, "crashed": 0, "killed": 0, "recalled": 0}
+        self.totals = {"done": 0, "failed": 0, "recycled": 0, "crashed": 0, "killed": 0, "recalled": 0, "refused": 0}
         self.broken = ""
 
     # ---- views

@@ -109,6 +109,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
     for row in rows:
         totals["done"] += row["done"]
         totals["failed"] += row["failed"]
+        totals["refused"] += row["refused"]
     return {
         "node": supervisor.node,
         "app": supervisor.app,
@@ -159,6 +160,7 @@ def _child(supervisor: Supervisor, child: Child) -> dict[str, Any]:
         "held": row.held,
         "done": row.done,
         "failed": row.failed,
+        "refused": row.refused,
         "age": round(time.monotonic() - child.up_at, 3) if child.up_at is not None else None,
         "rss": child.resident.read() or None if child.resident is not None else None,
         "fds": row.fds or None,

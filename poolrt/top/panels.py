@@ -97,7 +97,7 @@ def rates(state: State, width: int) -> list[Text]:
 
 def _totals(status: Mapping[str, Any], width: int) -> Text:
     totals = status.get("totals") or {}
-    line = _counts(totals)
+    line = _counts({name: count for name, count in totals.items() if count or name != "refused"})
     roles = [(role, status.get(role) or {}) for role in ("supervisor", "template", "steward")]
     processes = Text("  ".join(f"{role} {size(of.get('rss'))}" for role, of in roles if of.get("pid")), style="dim")
     return _to_the_right(line, processes, width) if cell_len(line.plain + processes.plain) + 3 <= width else line

@@ -104,9 +104,12 @@ def test_ids_and_names_are_cut_at_their_fields(board: Board) -> None:
     """A foreign envelope's endless id or name spills into no other cell, not even the supervisor's."""
     board.order(0, Order.STANDBY)
     board.clear(1, 9)
-    board.writer(0).run(1, 2, b"i" * 5000, b"n" * 5000, 1, 2, 3, 4096)
+    writer = board.writer(0)
+    writer.refused(2)
+    writer.run(1, 2, b"i" * 5000, b"n" * 5000, 1, 2, 3, 4096)
+    writer.refused(1)
     row = board.read(0)
-    assert (row.task_id, row.task) == ("i" * 128, "n" * 128)
+    assert (row.task_id, row.task, row.refused) == ("i" * 120, "n" * 128, 3)
     assert board.writer(0).order == Order.STANDBY
     assert board.read(1).generation == 9
 
@@ -277,7 +280,7 @@ def test_a_row_that_never_stands_still_is_read_all_the_same(board: Board, monkey
     real = board._cells
     monkeypatch.setattr(board, "_cells", Restless())
     assert board.read(0).activity is Activity.RUN
-    assert Restless.looks == 6
+    assert Restless.looks == 6 + 1  # twice the word each time, and once the cell behind the id
 
 
 def test_text_that_is_no_utf8_is_read(board: Board) -> None:

@@ -50,7 +50,11 @@ class FakeRow:
         self.soft = self.memory = 0
         self.recall_mark = (0, 0, 0)
         self.lease_until = 0
+        self.too_late = 0
         self.log: list[tuple[Any, ...]] = []
+
+    def refused(self, count: int) -> None:
+        self.too_late += count
 
     @property
     def recalled(self) -> int:

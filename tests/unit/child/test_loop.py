@@ -382,7 +382,7 @@ def test_an_orphan_in_trouble_ends(noop, put, make, broker, lifeline, busy) -> N
     assert len(lifeline.waits) == 1
 
 
-def test_stale_settles_are_logged(noop, put, make, broker, caplog) -> None:
+def test_stale_settles_are_logged_and_counted(noop, put, make, broker, row, caplog) -> None:
     """What the broker did not take, since it was not ours any more, is said."""
     put("noop")
     submit = broker.submit
@@ -395,6 +395,7 @@ def test_stale_settles_are_logged(noop, put, make, broker, caplog) -> None:
     broker.submit = steal
     make().run()
     assert "1 settled tasks were not ours any more" in caplog.text
+    assert row.too_late == 1
 
 
 def test_a_finding_of_the_audit_makes_the_child_leave(noop, put, make, audit, broker, lifeline) -> None:  # type: ignore[no-untyped-def]

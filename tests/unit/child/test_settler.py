@@ -190,6 +190,19 @@ def test_fenced_is_final(put, loop, broker, lifeline, when) -> None:
     assert Trouble("") not in lifeline.sent
 
 
+def test_what_a_fenced_child_had_finished_is_counted(put, loop, broker, row) -> None:
+    """It is refused as a whole, sent or not: somebody else runs it."""
+    put("noop", 1)
+
+    def fenced(*_, **__):  # type: ignore[no-untyped-def]
+        raise Fenced("rescued")
+
+    at_submit(broker, 2, lambda: setattr(broker, "answer", fenced))
+    with pytest.raises(Fenced):
+        loop.run()
+    assert row.too_late == 1
+
+
 def test_retire_during_trouble_with_a_reserve_on_its_way(put, loop, broker, row, lifeline) -> None:
     """With nothing to settle a child that is to leave does not wait for a broker that is gone."""
     put("noop", 10)
