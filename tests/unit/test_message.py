@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -219,3 +221,20 @@ def test_encodable_text_always_encodes(text: str) -> None:
     written = encodable(text)
     written.encode()
     assert (written == text) is not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def test_ids_are_unique_over_a_fork_and_threads() -> None:
+    """What a process drew ahead is no child's, and no other thread's."""
+    new_task_id()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, "\n".join(new_task_id() for _ in range(300)).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        drawn = file.read().split()
+    os.waitpid(pid, 0)
+    with ThreadPoolExecutor(8) as threads:
+        drawn += threads.map(lambda _: new_task_id(), range(3000))
+    assert len({each[9:] for each in drawn}) == 3300, "the time apart, they differ in what was drawn"
