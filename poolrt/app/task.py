@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
 
 import msgspec
@@ -29,6 +28,8 @@ R = TypeVar("R")
 
 log = logging.getLogger("poolrt.app")
 
+_CHUNK_BYTES = 4 * 1024 * 1024
+"""And so many bytes: a server takes half a GiB at once, and others wait meanwhile."""
 _CHUNK = 1000
 """Calls in one transaction of enqueue_many: long enough to spread its cost, short enough not to hold up others."""
 MAX_ARGUMENT_BYTES = 16 * 1024 * 1024
@@ -265,8 +266,16 @@ class Task(Generic[P, R]):
         remaining = iter(calls)
 
         def batches() -> Iterator[list[Enqueue]]:
-            while chunk := list(islice(remaining, _CHUNK)):
-                yield [Enqueue.of(self._message(args, {})) for args in chunk]
+            batch: list[Enqueue] = []
+            size = 0
+            for args in remaining:
+                batch.append(item := Enqueue.of(self._message(args, {})))
+                size += len(item.envelope)
+                if len(batch) == _CHUNK or size > _CHUNK_BYTES:
+                    yield batch
+                    batch, size = [], 0
+            if batch:
+                yield batch
 
         def stored(batch: Sequence[Enqueue]) -> None:
             results.extend(AsyncResult(item.id, broker, ignored=ignored) for item in batch)

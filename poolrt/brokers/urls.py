@@ -32,7 +32,7 @@ def broker_from_url(url: str) -> Broker:
         from poolrt.brokers.redis import RedisBroker
 
         return RedisBroker(url)
-    shown = f"{scheme}://…" if separator else repr(url.rpartition("@")[2])  # what stands before it may be a password
+    shown = f"{scheme}://…" if separator else "this text" if "@" in url or ":" in url else repr(url)  # no password
     raise ConfigurationError(f"no broker for {shown}; write for example sqlite:///poolrt.db or redis://host:6379/0")
 
 

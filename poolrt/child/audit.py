@@ -10,6 +10,7 @@ Processes that live on are ended with the child, whatever its end (see template/
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -58,7 +59,7 @@ class Audit:
 
     def __init__(
         self, settings: Settings, row: RowWriter, resident: ResidentSize,
-        tell: Callable[[EventKind, str, str, str], None],
+        tell: Callable[[EventKind, str, str, str], None], lock_fd: int = -1,
     ) -> None:  # fmt: skip
         self._ceiling = settings.max_memory_per_child
         self._row = row
@@ -70,6 +71,8 @@ class Audit:
         self.settle_first: Callable[[], None] = lambda: None
         """Called before a collection: finalizers of what tasks left run there, and may hang or crash."""
         self._handlers = reserved_handlers()
+        self._lock_fd = lock_fd
+        self._lock = _file_of(lock_fd)
         self._tasks = 0
         self._zombies: dict[int, float] = {}
         self._rss = resident.read() if self._ceiling else 0
@@ -81,11 +84,16 @@ class Audit:
     def after(self, task: str) -> Reason | None:
         """Look at what this task left; why the child must be recycled, or None."""
         self._tasks += 1
+        lowest = self._lowest
         if not self._tasks % _ZOMBIES_EVERY:
             self._reap_adopted()
+            lowest = -1
         reason = self._look_at_descriptors(task) if self._action != "ignore" else None
         if self._ceiling and reason is None:
             reason = self._look_at_memory(task)
+        if reason is None and self._lowest != lowest and _file_of(self._lock_fd) != self._lock:
+            # Without it nothing proves that this child is dead when its node has died (protocol.md, rule 16).
+            reason = Reason(f"{task} closed the node's lock, which every child holds", task)
         if reason is None and reserved_handlers() != self._handlers:
             reason = Reason(f"{task} changed the handler of SIGUSR1 or SIGUSR2, which are poolrt's", task)
         return reason
@@ -165,3 +173,12 @@ def _awaited() -> set[int]:
     if process is not None:
         found.update(child.pid for child in process.active_children() if child.pid)
     return found
+
+
+def _file_of(fd: int) -> tuple[int, int] | None:
+    """Which file is open there, as device and inode; None for none."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

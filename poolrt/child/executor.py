@@ -73,9 +73,10 @@ class Execution:
     Attributes:
         task: None for a function that travels by value: it is unpickled only when it runs.
         memory_limit: bytes; 0 is none.
+        taken_at: when its batch was taken, CLOCK_MONOTONIC ns.
     """
 
-    __slots__ = ("delivery", "memory_limit", "message", "task")
+    __slots__ = ("delivery", "memory_limit", "message", "taken_at", "task")
 
     def __init__(
         self, delivery: Delivery, message: Message, task: Task[Any, Any] | None, memory_limit: int
@@ -84,6 +85,7 @@ class Execution:
         self.message = message
         self.task = task
         self.memory_limit = memory_limit
+        self.taken_at = 0
 
 
 class Executor:

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from poolrt.child.pace import BATCH_SECONDS, MAX_BATCH, MAX_PIPELINED_BATCH, Pace
+from poolrt.child.pace import BATCH_SECONDS, MAX_BATCH, MAX_PIPELINED_BATCH, SLOW_SECONDS, Pace
 from poolrt.child.settler import Settler
 from poolrt.errors import BrokerError
 from poolrt.events import EventKind
@@ -38,10 +38,8 @@ log = logging.getLogger("poolrt.child")
 
 SETTLE_WITHIN_NS = 2_000_000
 """A finished task is settled within 2 ms, so that a SIGKILL re-runs at most so much."""
-_SLOW_SECONDS = 0.005
-"""A run from which on the child asks itself whether it holds too much."""
-_MUCH_SECONDS = 0.1
-"""Expected work in what is held that is too much: others may be idle."""
+_BATCH_NS = int(1.25 * BATCH_SECONDS * 1e9)
+"""How long after it was taken a batch is to be over, the wait of one reserved ahead included."""
 _AHEAD_SECONDS = BATCH_SECONDS / 4
 """The next batch is reserved while so much expected work is left: longer than a round trip, and what is reserved waits
 no longer than that."""
@@ -161,6 +159,9 @@ class Loop:
             else:
                 executions.append(prepared)
         keep = self._pace.keep([execution.message.task for execution in executions])
+        now = time.monotonic_ns()
+        for execution in executions[:keep]:
+            execution.taken_at = now
         self._held.extend(executions[:keep])
         if (rest := executions[keep:]) and (error := self._settler.release([each.delivery for each in rest])):
             self._held.extend(rest)
@@ -237,8 +238,9 @@ class Loop:
             return
         self._pace.learn(task, runtime := self._executor.runtime)
         self._settler.add(outcome)
-        if runtime > _SLOW_SECONDS and self._held:
-            self._put_back_excess()
+        if runtime > SLOW_SECONDS and self._held and time.monotonic_ns() - execution.taken_at > _BATCH_NS:
+            self._pace.believe(task, runtime)
+            self._put_back_rest()
         finding = self._audit.after(task)
         if self._leave_for:
             return
@@ -247,17 +249,15 @@ class Loop:
         elif self._max_tasks and self._row.done >= self._max_tasks:
             self._leave_for = "max_tasks_per_child"
 
-    def _put_back_excess(self) -> None:
-        """Tasks take longer than was thought when they were reserved: keep what fits a batch, if it is far too much."""
-        names = [execution.message.task for execution in self._held]
-        if sum(map(self._pace.expected, names)) <= _MUCH_SECONDS:
-            return
-        excess = len(names) - self._pace.keep(names)
-        rest = [self._held.pop() for _ in range(excess)][::-1]
-        if rest and (error := self._settler.release([each.delivery for each in rest])):
+    def _put_back_rest(self) -> None:
+        """The batch takes longer than it may: others may be idle, and what is left of it goes back."""
+        rest = list(self._held)
+        self._held.clear()
+        if error := self._settler.release([each.delivery for each in rest]):
             self._held.extend(rest)
             if self._settler.pipelined:  # the connection broke
                 self._settler.recover(error)
+        self._ahead_at = 0
         self._row.held(len(self._held))
 
     def _give_up_recalled(self, n: int, i: int, upto: int) -> None:

@@ -107,7 +107,9 @@ def queues_of(settings: Settings) -> tuple[str, ...]:
     return tuple(name for each in settings.queues.split(",") if (name := each.strip()))
 
 
-def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.socket, stacks: int) -> int:
+def run(
+    app: App, place: Place, board: Board, sock: socket.socket, wake: socket.socket, stacks: int, lock_fd: int
+) -> int:  # fmt: skip
     """The child's main; returns its exit code."""
     began = time.monotonic()
     settle_in(place, f"poolrt:{place.slot}.{place.generation}", stacks)
@@ -134,7 +136,7 @@ def run(app: App, place: Place, board: Board, sock: socket.socket, wake: socket.
     executor = Executor(
         app, place.owner, row, limits, settings.max_deliveries, interrupter, lambda: lifeline.send(Poke()), tell
     )
-    audit = Audit(settings, row, resident, tell)
+    audit = Audit(settings, row, resident, tell, lock_fd)
     lifeline.send(Up(time.monotonic() - began, resident.read()))
     try:
         Loop(app.broker, executor, audit, row, lifeline, place.max_tasks, tell).run()

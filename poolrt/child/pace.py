@@ -8,6 +8,8 @@ MAX_BATCH = 64
 """Measured: the cost of a transaction is spread well enough at 64, and a crash puts few back."""
 MAX_PIPELINED_BATCH = 256
 """Where a reserve is a round trip, and a long task's batch is recalled: 4 us a task less than with 64, all told."""
+SLOW_SECONDS = 0.005
+"""A run from which on a child asks itself whether its batch takes too long."""
 _A_GLANCE = 5e-5
 """Seconds: what the shortest tasks may take longer, for no reason of theirs."""
 GROWTH = 4
@@ -19,8 +21,8 @@ class Pace:
 
     An unknown name counts as a whole batch: it is held alone until it is known. Of a longer run half is believed, and
     at most eight times what was expected: on a busy machine each task is off its processor now and then. Of a shorter
-    one a tenth. A task that has really become slow is known for that after four runs; what waits behind the first of
-    them is recalled, or put back (``Loop._put_back_excess``).
+    one a tenth; or half, if slow runs were expected. A run that overruns its batch is believed (``believe``), and what
+    waited behind it is put back: the next batches are small until quick runs are seen again.
 
     Args:
         most: the largest batch.
@@ -41,7 +43,12 @@ class Pace:
         elif seconds > known:
             self._seconds[task] = known + (min(seconds, 8 * known + _A_GLANCE) - known) * 0.5
         else:
-            self._seconds[task] = known + (seconds - known) * 0.1
+            self._seconds[task] = known + (seconds - known) * (0.5 if known > SLOW_SECONDS else 0.1)
+
+    def believe(self, task: str, seconds: float) -> None:
+        """The next runs of ``task`` take as long as this one did."""
+        self._seconds[task] = seconds
+        self._batch = 1
 
     def expected(self, task: str) -> float:
         """Seconds a run of ``task`` is expected to take."""

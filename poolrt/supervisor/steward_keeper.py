@@ -119,5 +119,6 @@ class StewardKeeper:
             return float("inf")  # the template has not forked it yet, which is another's affair
         assert self.board is not None
         stamp = self.board.beat / 1e9
-        last = max(self._watched_since, stamp if stamp <= now else 0.0)
+        # It may have stamped since ``now`` was taken; what lies further ahead was scribbled there.
+        last = max(self._watched_since, min(stamp, now) if stamp <= now + SILENT_AFTER else 0.0)
         return last + self._patience(pool) - now

@@ -165,7 +165,7 @@ class Template:
             if role == "steward":
                 status = steward_main.run(self._app, place, board, sock, stacks)
             else:
-                status = child_main.run(self._app, place, board, sock, wake, stacks)
+                status = child_main.run(self._app, place, board, sock, wake, stacks, self._lock_fd)
         except BaseException:  # noqa: BLE001  whatever it is, it must not unwind into the template's frames
             traceback.print_exc()
         finally:
@@ -243,8 +243,8 @@ def _serve(sock: socket.socket, config: TemplateConfig, find: Callable[[], App],
     broker = app.broker
     try:
         directory = str(broker.node_directory())
-        warnings.extend(broker.warnings())
         broker.depth()  # is it usable at all; and what its first use loads, children find loaded
+        warnings.extend(broker.warnings())
         broker.close()
     except Exception as error:  # noqa: BLE001  a broker that cannot be used is told in its own words
         notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], "", int(ExitCode.BROKER_UNUSABLE)))

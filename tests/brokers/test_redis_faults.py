@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from poolrt.brokers.redis import bulk, wire
-from poolrt.errors import BrokerUnreachable, Fenced
-from poolrt.message import Outcome, Owner
+from poolrt.errors import BrokerFull, BrokerUnreachable, Fenced
+from poolrt.message import Enqueue, Outcome, Owner
 from poolrt.states import TaskState
 from tests.brokers.faults import (
     OWNER,
@@ -26,7 +26,7 @@ from tests.brokers.faults import (
     within,
 )
 from tests.brokers.proxy import Proxy
-from tests.servers import Server, Servers
+from tests.servers import Server, Servers, until
 
 # ---- nobody there
 
@@ -106,24 +106,79 @@ def test_a_lost_answer_of_an_enqueue(proxy: Proxy, server: Server, open_redis: O
 
 
 def test_a_call_is_carried_out_once(server: Server, open_redis: Open) -> None:
-    """Also when its task has ended meanwhile and left no record, so that its id is known no more; and a request that a
-    broken connection brings late is none of a new call."""
+    """Also when its task has ended meanwhile and left no record, so that its id is known no more."""
     broker = attached(open_redis(server.url()))
-
-    def call(number: int) -> bulk.Call:
-        message = item(f"task-{number}")
-        return bulk.Call([message], wire.enqueue_blob([message], 1.0), 1.0, "producer", number)
-
-    first, second = call(1), call(2)
-    assert broker._store(first) == [True]
+    call = broker._storing._begin([item("task")])
+    assert broker._storing._finish(call) == [True]
     (held,) = broker.settle([], 1, 1).deliveries
     broker.settle([Outcome(held, TaskState.SUCCEEDED)], 0, 2)
-    assert broker.find("task-1") is None
-    assert broker._store(first) == [True]
-    assert broker._store(second) == [True]
-    assert broker._store(first) == [True]
-    assert broker.depth().queued == 1
-    assert broker.find("task-1") is None
+    assert broker._storing._finish(call) == [True]
+    assert broker.depth().queued == 0
+
+
+def test_a_call_made_again_after_its_error_is_the_same_call(proxy: Proxy, server: Server, open_redis: Open) -> None:
+    """The caller has its error, the request comes late, the task ends without a record: the caller's second try with
+    the same id finds the first one carried out."""
+    broker = open_redis(server.url().replace(str(server.port), str(proxy.port)) + "?retry=no")
+    child = attached(open_redis(server.url()))
+    put(broker)  # the server knows the script
+    proxy.lose_answer(sha("enqueue"))
+    with pytest.raises(BrokerUnreachable):
+        broker.enqueue([item("task")])
+    until(lambda: child.depth().queued == 2, "the request has come")
+    child.settle([Outcome(held, TaskState.SUCCEEDED) for held in child.settle([], 2, 1).deliveries], 0, 2)
+    assert broker.enqueue([item("task")]) == [True]
+    assert broker.depth().queued == 0
+
+
+@pytest.mark.parametrize("refused", range(4))
+def test_a_batch_that_is_refused_is_not_taken_for_stored(server: Server, open_redis: Open, refused: int) -> None:
+    """Batches are sent before the one before them is answered: one that is refused, while the next is taken, is
+    enqueued again or raised, and never told as stored."""
+    broker = open_redis(server.url())
+    batches = [[item() for _ in range(3)] for _ in range(6)]
+    stored: list[str] = []
+
+    def made() -> Iterator[list[Enqueue]]:
+        for number, batch in enumerate(batches):
+            if number == refused:
+                server.call("CONFIG", "SET", "maxmemory", "1mb")
+            elif number == refused + 1:
+                server.call("CONFIG", "SET", "maxmemory", "0")
+            yield batch
+
+    with contextlib.suppress(BrokerFull):
+        broker.enqueue_batches(made(), lambda batch: stored.extend(each.id for each in batch))
+    server.call("CONFIG", "SET", "maxmemory", "0")
+    assert all(broker.find(task) for task in stored)
+    assert len(stored) >= 3 * refused
+
+
+def test_many_batches_fail_within_one_timeout(server: Server, open_redis: Open) -> None:
+    """Also if the server stops answering in their middle."""
+    broker = open_redis(server.url(), timeout=1)
+
+    def made() -> Iterator[list[Enqueue]]:
+        for number in range(6):
+            if number == 3:
+                server.pause()
+            yield [item()]
+
+    with within(2 + SOON), pytest.raises(BrokerUnreachable):
+        broker.enqueue_batches(made(), lambda _: None)
+    server.go_on()
+
+
+def test_a_wait_ends_though_the_server_does_not_answer(server: Server, open_redis: Open) -> None:
+    """Its own timeout, then the broker's: no more, wherever the server stopped."""
+    broker = open_redis(server.url(), timeout=1)
+    (task,) = put(broker)
+    pause = threading.Timer(0.3, server.pause)
+    pause.start()
+    with within(1 + 1 + SOON), pytest.raises(BrokerUnreachable):
+        broker.wait(task, 1)
+    pause.join()
+    server.go_on()
 
 
 def test_a_refused_connection_makes_nothing_new(server: Server, open_redis: Open) -> None:

@@ -6,6 +6,7 @@ A ledger is a file that many processes append whole lines to: one ``write`` with
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
@@ -264,6 +265,16 @@ def children_of_init():
 def close_all():
     """Close what is not this task's, as code that makes daemons does."""
     os.closerange(3, 256)
+
+
+@task()
+def close_lock():
+    """Close the node's lock, as code does that closes what it does not know; the pid of this child."""
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}").endswith(".lock"):
+                os.close(int(fd))
+    return os.getpid()
 
 
 @task(time_limit=0.3)

@@ -59,3 +59,12 @@ def test_a_leak_may_only_be_told(serve, tasks, ledger, server):
     assert f"127.0.0.1:{server}" in warning["cause"]
     assert not node.events("child-recycled")
     assert len(set(ledger.column(1))) == 1
+
+
+def test_a_child_that_has_lost_the_lock_leaves(serve, tasks):
+    """Who does not hold it may outlive its node unseen (protocol.md, rule 16): it is replaced, and the task named."""
+    node = serve(concurrency=1)
+    first = tasks.close_lock.delay().get(10)
+    (gone,) = node.wait_event("child-recycled", timeout=10)
+    assert (gone["pid"], "close_lock closed the node's lock" in gone["cause"]) == (first, True)
+    assert tasks.close_lock.delay().get(10) != first

@@ -192,11 +192,12 @@ def _parsed(rest: str, kind: Kind, *, tls: bool) -> Address:
     if "#" in rest or "@" in path or "@" in query:
         raise ConfigurationError(f"it has a # or a misplaced @; {_ENCODE}")
     who, _, hosts = authority.rpartition("@")
+    endpoints = _endpoints(kind, hosts, unquote(slash + path))  # first: without its @ a password may look like options
     options = _options_of(query, kind, tls=tls)
     service, db = _service_and_db(kind, path, options)
     return Address(
         kind=kind,
-        endpoints=_endpoints(kind, hosts, unquote(slash + path)),
+        endpoints=endpoints,
         service=service,
         db=db,
         login=_login(who, options),

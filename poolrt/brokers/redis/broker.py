@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from poolrt.brokers.base import Broker, Buried, Depth, Found, QueueDepth, Settled
-from poolrt.brokers.redis import bulk, wire
+from poolrt.brokers.redis import wire
 from poolrt.brokers.redis.address import Address
 from poolrt.brokers.redis.bell import Bell
+from poolrt.brokers.redis.bulk import Storing
 from poolrt.brokers.redis.calls import Calls
 from poolrt.brokers.redis.channel import Deadline
 from poolrt.brokers.redis.mending import repair
 from poolrt.brokers.redis.node_folder import node_folder
 from poolrt.brokers.redis.owner import OwnerChannel
-from poolrt.brokers.redis.producers import Producers
 from poolrt.brokers.redis.scripts import script
 from poolrt.brokers.redis.waiting import Waiting
 from poolrt.brokers.redis.wake import Wake
 from poolrt.clock import Clock, SystemClock
-from poolrt.errors import BrokerDamaged, ConfigurationError, Fenced
+from poolrt.errors import BrokerDamaged, BrokerError, ConfigurationError, Fenced
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
 from poolrt.states import FINAL, TaskState
 
@@ -57,7 +57,7 @@ class RedisBroker(Broker):
         self.url = self._address.url
         self._clock = clock or SystemClock()
         self._calls = Calls(self._address, timeout or self._address.timeout, self._clock)
-        self._producers = Producers()
+        self._storing = Storing(self._calls, self._clock)
         self._owner: OwnerChannel | None = None
 
     def __repr__(self) -> str:
@@ -79,8 +79,11 @@ class RedisBroker(Broker):
         self._calls.timeout = seconds
 
     def warnings(self) -> list[str]:
-        """See ``Broker``."""
-        told = self._calls.attempt(lambda channel: channel.ask("INFO").decode("utf-8", "replace"))
+        """See ``Broker``. Of a server that may not be asked nothing is said."""
+        try:
+            told = self._calls.attempt(lambda channel: channel.ask("INFO").decode("utf-8", "replace"))
+        except BrokerError:
+            return []
         facts = dict(line.partition(":")[::2] for line in told.splitlines())
         found = []
         policy = facts.get("maxmemory_policy", "")
@@ -96,37 +99,34 @@ class RedisBroker(Broker):
 
     def enqueue(self, items: Sequence[Enqueue]) -> list[bool]:
         """See ``Broker``. After a lost answer the call is repeated; if it had been carried out, all count as new."""
-        now = self._clock.wall()
-        with self._producers.one() as producer:
-            return self._store(bulk.Call(items, wire.enqueue_blob(items, now), now, producer.id, producer.next_call()))
-
-    def _store(self, call: bulk.Call) -> list[bool]:
-        """Store the messages of a call, unless that call was carried out before; for each whether it was new."""
-        new = self._calls.attempt(lambda channel: channel.call(script("enqueue"), *call.arguments()))
-        return [True] * len(call.batch) if new == bulk.DONE_BEFORE else [bool(each) for each in new]
+        return self._storing.store(items)
 
     def enqueue_batches(
         self, batches: Iterable[Sequence[Enqueue]], stored: Callable[[Sequence[Enqueue]], None]
     ) -> None:
         """See ``Broker``. While the server stores one batch the next is made."""
-        with self._producers.one() as producer:
-            bulk.enqueue_batches(self._calls, self._clock, producer, batches, stored, self._store)
+        self._storing.store_each(batches, stored)
 
     def find(self, task_id: str) -> Found | None:
         """See ``Broker``."""
         return _found(task_id, self._calls.run("find", task_id))
 
     def wait(self, task_id: str, timeout: float | None) -> Found | None:
-        """See ``Broker``."""
-        found = self.find(task_id)
+        """See ``Broker``. Where the server does not answer it takes the broker's timeout longer, and no more."""
+        deadline = Deadline(timeout if timeout is not None else float("inf"))
+        at_last = None if timeout is None else Deadline(timeout + self.timeout)
+
+        def look() -> Found | None:
+            return _found(task_id, self._calls.run("find", task_id, deadline=at_last))
+
+        found = look()
         if found is None or found.record is not None:
             return found
-        deadline = Deadline(timeout if timeout is not None else float("inf"))
-        with Waiting(self._address, self._calls, task_id) as waiting:
+        with Waiting(self._address, self._calls, task_id, at_last) as waiting:
             while True:
                 waiting.listen()
                 # Looked at after the word is left: whoever ends the task from now on sees it.
-                found = self.find(task_id)
+                found = look()
                 if found is None or found.record is not None:
                     return found
                 if deadline.left() <= 0:

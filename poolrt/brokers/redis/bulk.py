@@ -1,22 +1,22 @@
-"""Many messages: while the server stores one batch, the next is made and sent.
+"""Storing messages, in one call or in many: while the server stores one batch, the next is made and sent.
 
-batch 1 ──send──▶            batch 2 ──send──▶            …     at most one batch is unanswered while another is made
+batch 1 ──send──▶            batch 2 ──send──▶            …     at most two batches are without an answer
                  ◀──answer 1──                ◀──answer 2──
-an error: what has no answer is sent once more, batch by batch; a call that was carried out is known by its number
+an error: each call without an answer is made once more, as the same call of the same producer (producers.py)
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError
 
 from poolrt.brokers.redis import wire
 from poolrt.brokers.redis.calls import Calls
-from poolrt.brokers.redis.channel import Channel
-from poolrt.brokers.redis.producers import Producer
+from poolrt.brokers.redis.channel import Channel, Deadline
+from poolrt.brokers.redis.producers import Producer, Producers
 from poolrt.brokers.redis.scripts import script
 from poolrt.clock import Clock
 from poolrt.errors import BrokerError
@@ -25,65 +25,133 @@ from poolrt.shielding import SHIELD
 
 Batch = Sequence[Enqueue]
 
-DONE_BEFORE: Final = 1
+_DONE_BEFORE: Final = 1
 """The reply of lua/enqueue.lua to a call that it knows."""
 
 
 class Call(NamedTuple):
-    """One call that stores messages; see producers.py."""
+    """One call that stores messages, and when it must be over."""
 
     batch: Batch
     blob: bytes
     now: float
-    producer: str
-    number: int
+    producer: Producer
+    deadline: Deadline
 
     def arguments(self) -> tuple[bytes, float, str, int]:
         """Of lua/enqueue.lua."""
-        return self.blob, self.now, self.producer, self.number
+        return self.blob, self.now, self.producer.id, self.producer.number
 
 
-def enqueue_batches(
-    calls: Calls,
-    clock: Clock,
-    producer: Producer,
-    batches: Iterable[Batch],
-    stored: Callable[[Batch], None],
-    again: Callable[[Call], object],
-) -> None:
-    """See ``Broker.enqueue_batches``; ``again`` makes one call with all the patience that a single call has."""
-    channel: Channel | None = None
-    unanswered: deque[Call] = deque()
+class Storing:
+    """Stores messages for one process.
 
-    def answered(at_most: int) -> None:
-        """Take answers until no more than so many calls are without one; without a connection, see to them anew."""
-        nonlocal channel
+    Args:
+        calls: its connections.
+        clock: whose wall time decides what is delayed.
+    """
+
+    def __init__(self, calls: Calls, clock: Clock) -> None:
+        self._calls = calls
+        self._clock = clock
+        self._producers = Producers()
+
+    def store(self, batch: Batch) -> list[bool]:
+        """Store a batch; for each message whether it was new. After a lost answer all count as new, if they came."""
+        return self._finish(self._begin(batch))
+
+    def store_each(self, batches: Iterable[Batch], stored: Callable[[Batch], None]) -> None:
+        """See ``Broker.enqueue_batches``."""
+        pipe = _Pipe(self._calls)
         try:
-            while channel is not None and len(unanswered) > at_most:
-                with SHIELD:
-                    channel.receive()
-                stored(unanswered.popleft().batch)
-        except (BrokerError, NoScriptError):
-            channel = None
-        while channel is None and unanswered:
-            again(unanswered[0])
-            stored(unanswered.popleft().batch)
+            for batch in batches:
+                pipe.send(self._begin(batch))
+                self._take_answers(pipe, 1, stored)
+        except BrokerError:
+            for call in pipe.unanswered:
+                self._producers.doubt(call.producer, call.batch)
+            raise
+        except BaseException:  # a later batch could not be made: what was sent is stored
+            self._take_answers(pipe, 0, stored)
+            raise
+        else:
+            self._take_answers(pipe, 0, stored)
+        finally:
+            pipe.close()
 
-    try:
-        for batch in batches:
-            now = clock.wall()
-            call = Call(batch, wire.enqueue_blob(batch, now), now, producer.id, producer.next_call())
-            unanswered.append(call)
+    def _begin(self, batch: Batch) -> Call:
+        now = self._clock.wall()
+        blob = wire.enqueue_blob(batch, now)
+        return Call(batch, blob, now, self._producers.begin(batch), Deadline(self._calls.timeout))
+
+    def _finish(self, call: Call) -> list[bool]:
+        """Make the call, perhaps again, until its deadline."""
+        try:
+            reply = self._calls.attempt(
+                lambda channel: channel.call(script("enqueue"), *call.arguments()), deadline=call.deadline
+            )
+        except BrokerError:
+            self._producers.doubt(call.producer, call.batch)
+            raise
+        self._producers.end(call.producer)
+        return [True] * len(call.batch) if reply == _DONE_BEFORE else [bool(each) for each in reply]
+
+    def _take_answers(self, pipe: _Pipe, at_most: int, stored: Callable[[Batch], None]) -> None:
+        """Read answers until no more than so many calls are without one; where the pipe broke, make each again."""
+        while len(pipe.unanswered) > (at_most if pipe.is_open else 0):
+            if pipe.receive() is None:
+                self._finish(pipe.unanswered[0])
+            else:
+                self._producers.end(pipe.unanswered[0].producer)
+            stored(pipe.unanswered.popleft().batch)
+
+
+class _Pipe:
+    """A connection on which calls are sent before the last one is answered.
+
+    Attributes:
+        unanswered: calls without an answer; the oldest first.
+        is_open: False once anything went wrong: no further answer will be read from it.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._channel: Channel | None = None
+        self.unanswered: deque[Call] = deque()
+        self.is_open = True
+
+    def send(self, call: Call) -> None:
+        """Send it, if that is possible; it is unanswered in any case."""
+        self.unanswered.append(call)
+        try:
             with SHIELD:
-                try:
-                    if channel is None:
-                        channel = calls.taken()
-                        channel.load(script("enqueue"))
-                    channel.send_script(script("enqueue"), *call.arguments())
-                except BrokerError:
-                    channel = None
-            answered(1 if channel is not None else 0)
-    finally:  # also when a later batch could not be made: what was sent is stored
-        answered(0)
-        if channel is not None:
-            calls.give_back(channel)
+                if self._channel is None or not self.is_open:
+                    self._channel = self._calls.taken(call.deadline)
+                    self._channel.load(script("enqueue"))
+                    self.is_open = True
+                self._channel.send_script(script("enqueue"), *call.arguments())
+        except BrokerError:
+            self._break()
+
+    def receive(self) -> Any:
+        """The answer to the oldest call, or None: whether it was carried out is not known."""
+        if self._channel is None or not self.is_open:
+            return None
+        try:
+            with SHIELD:
+                self._channel.allow(self.unanswered[0].deadline.left())
+                return self._channel.receive()
+        except (BrokerError, NoScriptError):
+            self._break()
+            return None
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._channel is not None and self.is_open:
+            self._calls.give_back(self._channel)
+
+    def _break(self) -> None:
+        """Also after a refusal: what was sent behind it may be carried out, and is asked for by its number."""
+        if self._channel is not None:
+            self._channel.close()
+        self.is_open = False

@@ -47,21 +47,25 @@ class Calls:
         self._idle: deque[Channel] = deque()
         self._pid = os.getpid()
 
-    def run(self, name: str, *arguments: Argument) -> Any:
+    def run(self, name: str, *arguments: Argument, deadline: Deadline | None = None) -> Any:
         """The answer of the script ``name``."""
-        return self.attempt(lambda channel: channel.call(script(name), *arguments))
+        return self.attempt(lambda channel: channel.call(script(name), *arguments), deadline=deadline)
 
-    def attempt(self, work: Callable[[Channel], T], *, on_repeat: Callable[[], object] | None = None) -> T:
+    def attempt(
+        self, work: Callable[[Channel], T], *, on_repeat: Callable[[], object] | None = None,
+        deadline: Deadline | None = None,
+    ) -> T:  # fmt: skip
         """``work(channel)``, again while the server is away or busy, until the timeout is over.
 
         Args:
             work: what to do; may have been done before, without its answer having come.
             on_repeat: called before a repetition whose first try may have been carried out.
+            deadline: when it must be over, if that is before its timeout is.
 
         Raises:
             BrokerError: the last one.
         """
-        deadline = Deadline(self.timeout)
+        deadline = Deadline(self.timeout if deadline is None else min(self.timeout, deadline.left()))
         pause = FIRST_PAUSE
         mended = False
         while True:
@@ -100,11 +104,11 @@ class Calls:
                 raise
             self.give_back(channel)
 
-    def taken(self) -> Channel:
+    def taken(self, deadline: Deadline) -> Channel:
         """An open connection, for ``give_back`` to end its use; raises BrokerError."""
         channel = self._idle_one()
-        channel.open(self.timeout)
-        channel.allow(self.timeout)
+        channel.open(max(deadline.left(), 0.001))
+        channel.allow(max(deadline.left(), 0.001))
         return channel
 
     def give_back(self, channel: Channel) -> None:

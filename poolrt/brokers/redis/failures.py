@@ -71,6 +71,7 @@ _TEXTS: Final[tuple[tuple[str, type[BrokerError], str], ...]] = (
     ("DB index is out of range", BrokerError, "the server has no database of that number; see its databases"),
     ("SELECT is not allowed in cluster mode", BrokerError, "the server is a Cluster; write redis+cluster://"),
     ("Connection closed by server", BrokerUnreachable, "the server closed the connection (a TLS port wants rediss://)"),
+    ("would overflow", BrokerDamaged, "a counter of the namespace is no number of ours"),
     ("value is not an integer", BrokerDamaged, "a counter of the namespace is no number"),
     ("unknown command", BrokerIncompatible, "the server lacks a command; poolrt needs Redis 6.2 or later, or Valkey"),
 )

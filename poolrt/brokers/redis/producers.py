@@ -4,54 +4,72 @@
     call 17 again            ──▶ 17 is done: nothing is stored
 
 The ids of the messages alone do not tell: a task that keeps no result may have ended meanwhile, and is known no more.
+
+Invariant: of one producer at most one call is without an answer. So its last number says for sure whether that call was
+carried out; a number behind another one that was refused would say it wrongly.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import Final
+
+from poolrt.message import Enqueue
+
+_DOUBTS: Final = 1000
+"""Calls that failed without an answer and that are remembered, in case the caller makes them again."""
 
 
 class Producer:
-    """Numbers the calls of one thread at a time; its calls come to the server in the order of their numbers.
+    """Numbers its calls.
 
     Attributes:
         id: unique in the world.
+        number: of its present call.
     """
 
-    __slots__ = ("_calls", "id")
+    __slots__ = ("id", "number")
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(8)
-        self._calls = 0
-
-    def next_call(self) -> int:
-        """The number of one more call."""
-        self._calls += 1
-        return self._calls
+        self.number = 0
 
 
 class Producers:
-    """This process's producers: one for each thread that stores something just now."""
+    """This process's producers; any thread, also after a fork."""
 
     def __init__(self) -> None:
         self._idle: deque[Producer] = deque()
+        self._in_doubt: OrderedDict[tuple[str, ...], Producer] = OrderedDict()
         self._pid = os.getpid()
 
-    @contextmanager
-    def one(self) -> Iterator[Producer]:
-        """A producer that nobody else uses meanwhile."""
+    def begin(self, batch: Sequence[Enqueue]) -> Producer:
+        """Whose call it is to store these messages: that of the same messages' last call, if its end is in doubt."""
         if self._pid != os.getpid():
-            self._idle = deque()  # the parent goes on with these numbers
+            self._idle, self._in_doubt = deque(), OrderedDict()  # the parent goes on with these numbers
             self._pid = os.getpid()
+        if self._in_doubt and (doubted := self._in_doubt.pop(_ids(batch), None)) is not None:
+            return doubted
         try:
             producer = self._idle.pop()
         except IndexError:
             producer = Producer()
-        try:
-            yield producer
-        finally:
-            self._idle.append(producer)
+        producer.number += 1
+        return producer
+
+    def end(self, producer: Producer) -> None:
+        """Its call was answered."""
+        self._idle.append(producer)
+
+    def doubt(self, producer: Producer, batch: Sequence[Enqueue]) -> None:
+        """Its call failed, and may have been carried out: made again with the same messages, it is the same call."""
+        self._in_doubt[_ids(batch)] = producer
+        while len(self._in_doubt) > _DOUBTS:
+            self._in_doubt.popitem(last=False)
+
+
+def _ids(batch: Sequence[Enqueue]) -> tuple[str, ...]:
+    return tuple(item.id for item in batch)

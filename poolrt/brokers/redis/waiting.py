@@ -15,18 +15,26 @@ from types import TracebackType
 
 from poolrt.brokers.redis.address import Address
 from poolrt.brokers.redis.calls import Calls
-from poolrt.brokers.redis.channel import Channel
+from poolrt.brokers.redis.channel import Channel, Deadline
 from poolrt.errors import BrokerBusy, BrokerError, BrokerReadOnly, BrokerUnreachable
 from poolrt.shielding import SHIELD
 
 
 class Waiting:
-    """One wait of one caller for one task."""
+    """One wait of one caller for one task.
 
-    def __init__(self, address: Address, calls: Calls, task_id: str) -> None:
+    Args:
+        address: of the server.
+        calls: this process's connections.
+        task_id: what is waited for.
+        deadline: when it must be over, also where the server does not answer; None: no such time.
+    """
+
+    def __init__(self, address: Address, calls: Calls, task_id: str, deadline: Deadline | None) -> None:
         self._address = address
         self._calls = calls
         self._task_id = task_id
+        self._deadline = deadline
         self._key = f"{{{address.namespace}}}:answer:{secrets.token_hex(8)}"
         self._channel = Channel(address)
 
@@ -35,7 +43,7 @@ class Waiting:
 
     def listen(self) -> None:
         """Leave word that this caller waits: whoever ends the task from now on tells it."""
-        self._calls.run("await", self._task_id, self._key)
+        self._calls.run("await", self._task_id, self._key, deadline=self._deadline)
 
     def nap(self, seconds: float) -> None:
         """Sleep until told, at most so long; also returns when the connection broke, so that the caller looks."""
@@ -46,7 +54,10 @@ class Waiting:
                 self._channel.send("BLPOP", self._key, max(seconds, 0.001))
             poll = select.poll()
             poll.register(self._channel.fileno(), select.POLLIN)
-            if not poll.poll((seconds + self._calls.timeout) * 1000):
+            patience = seconds + self._calls.timeout
+            if self._deadline is not None:
+                patience = max(0.0, min(patience, self._deadline.left()))
+            if not poll.poll(patience * 1000):
                 raise BrokerUnreachable(f"{self._address.url}: the server did not answer in time; is it stopped?")
             with SHIELD:
                 self._channel.receive()

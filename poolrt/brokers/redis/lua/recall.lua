@@ -6,7 +6,7 @@ local own, who = owners_of(ARGV[1]), ARGV[2]
 local n, i, upto = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 if call('HEXISTS', own, who) == 0 then return 0 end
 local held, put = held_by(ARGV[1], who), 0
-if upto > tonumber(call('HGET', own, 'floor.' .. who) or '0') then call('HSET', own, 'floor.' .. who, upto) end
+if upto > (tonumber(call('HGET', own, 'floor.' .. who) or '0') or 0) then call('HSET', own, 'floor.' .. who, upto) end
 for _, each in ipairs(all_held(held)) do
     if each[1] <= upto and (each[1] > n or (each[1] == n and each[2] > i)) then
         take_out(held, each[1], { each[2] })

@@ -31,7 +31,7 @@ end
 local queues, suspected = {}, false
 for at = 1, #known, 2 do
     local queue = known[at]
-    if known[at + 1] == '1' and (not chosen or chosen[queue]) then
+    if known[at + 1] ~= '0' and (not chosen or chosen[queue]) then
         local suspects_wait = call('EXISTS', suspects(queue)) == 1
         if suspects_wait or call('EXISTS', ready(queue)) == 1 then queues[#queues + 1] = queue end
         suspected = suspected or suspects_wait
@@ -39,7 +39,7 @@ for at = 1, #known, 2 do
 end
 
 local ids = {}
-if reserve > 0 and n > tonumber(state[2] or '0') and #queues > 0 then
+if reserve > 0 and n > (tonumber(state[2] or '0') or 0) and #queues > 0 then
     if #queues == 1 and not suspected and not avoided then
         -- Cheaper than ZPOPMIN, which writes out each score.
         ids = call('ZRANGE', ready(queues[1]), 0, reserve - 1)
