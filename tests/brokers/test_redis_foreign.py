@@ -44,7 +44,7 @@ def test_every_key_is_tried(store: Store) -> None:
     """The list above is what a namespace with something of everything has."""
     store.fill()
     found = {key.partition(":")[2] for key in store.server.call("KEYS", store.key("*"))} - {"wake:other"}
-    found = {key for key in found if not key.startswith("producer:")}  # a random name, for a minute
+    found = {key for key in found if not key.startswith("producer:")}  # a random name, for ten minutes
     assert found - set(KEYS) == set()
     assert set(KEYS) - found <= {"wake", "waiters", "quarantine", "ended:cancelled"}
 

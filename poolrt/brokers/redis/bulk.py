@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 
 from poolrt.brokers.redis import wire
 from poolrt.brokers.redis.calls import Calls
-from poolrt.brokers.redis.channel import Channel, Deadline
+from poolrt.brokers.redis.channel import Argument, Channel, Deadline
 from poolrt.brokers.redis.producers import Producer, Producers
 from poolrt.brokers.redis.scripts import script
 from poolrt.clock import Clock
@@ -58,7 +58,11 @@ class Storing:
 
     def store(self, batch: Batch) -> list[bool]:
         """Store a batch; for each message whether it was new. After a lost answer all count as new, if they came."""
-        return self._finish(self._begin(batch))
+        one = wire.one_of(batch, self._clock.wall())
+        if one is None:
+            return self._finish(self._begin(batch))
+        producer = self._producers.begin(batch)
+        return self._make("enqueue_one", (*one, producer.id, producer.number), batch, producer, None)
 
     def store_each(self, batches: Iterable[Batch], stored: Callable[[Batch], None]) -> None:
         """See ``Broker.enqueue_batches``."""
@@ -86,15 +90,18 @@ class Storing:
 
     def _finish(self, call: Call) -> list[bool]:
         """Make the call, perhaps again, until its deadline."""
+        return self._make("enqueue", call.arguments(), call.batch, call.producer, call.deadline)
+
+    def _make(
+        self, name: str, arguments: tuple[Argument, ...], batch: Batch, producer: Producer, deadline: Deadline | None
+    ) -> list[bool]:
         try:
-            reply = self._calls.attempt(
-                lambda channel: channel.call(script("enqueue"), *call.arguments()), deadline=call.deadline
-            )
+            reply = self._calls.run(name, *arguments, deadline=deadline)
         except BrokerError:
-            self._producers.doubt(call.producer, call.batch)
+            self._producers.doubt(producer, batch)
             raise
-        self._producers.end(call.producer)
-        return [True] * len(call.batch) if reply == _DONE_BEFORE else [bool(each) for each in reply]
+        self._producers.end(producer)
+        return [True] * len(batch) if reply == _DONE_BEFORE else [bool(each) for each in reply]
 
     def _take_answers(self, pipe: _Pipe, at_most: int, stored: Callable[[Batch], None]) -> None:
         """Read answers until no more than so many calls are without one; where the pipe broke, make each again."""

@@ -4,5 +4,5 @@
 local key = P .. ':producer:' .. ARGV[3]
 if (tonumber(call('GET', key) or '0') or 0) >= tonumber(ARGV[4]) then return 1 end
 local new = place(cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2]))
-call('SET', key, ARGV[4], 'EX', 60) -- a call is repeated within seconds
+call('SET', key, ARGV[4], 'EX', 600) -- a call is repeated within seconds, by its caller later
 return new

@@ -15,7 +15,7 @@
 --   :res        hash    id -> stored record            :expiry zset  id, wall time     :ended:STATE  zset  id, order
 --   :ended:succeeded    list    the newest 10,000 ids: a zset would cost each of them more
 --   :waiters    hash    id -> keys that await it       :cancel set   ids of held messages to be cancelled
---   :producer:ID        the number of the last call of a producer, for a minute
+--   :producer:ID        the number of the last call of a producer, for ten minutes
 --   :quarantine list    what was found in a key and is not poolrt's, with the reason
 --   :foreign:KEY:TIME   a key of another type than ours, renamed        :mending  string  how far repair.lua has come
 --
