@@ -323,3 +323,23 @@ def test_any_damage(redis_server: Server, damage: Callable[[bytes], bytes], wher
         assert {ids[name] for name in ids if name not in {"failed", "succeeded"}} - store.ran == set()
     finally:
         store.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "rest"),
+    [
+        ("HSET", "queues", ("default", "garbage")),
+        ("HSET", "own:inc", ("floor.0.1", "garbage")),
+        ("HSET", "own:inc", ("bar.0", "garbage")),
+        ("SET", "seq", (str(2**63 - 1),)),
+    ],
+    ids=["the state of a queue", "a floor", "a bar", "a counter at its end"],
+)
+def test_a_value_that_is_none_of_ours_stops_nobody(
+    store: Store, command: str, name: str, rest: tuple[str, ...]
+) -> None:
+    """What a key holds is damaged, its type is ours: messages are taken and given out all the same."""
+    store.fill()
+    store.call(command, name, *rest)
+    store.go_on()
+    assert store.new in store.ran

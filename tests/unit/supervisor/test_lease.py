@@ -193,6 +193,15 @@ def stand(keeper: StewardKeeper, pool: Any, clock: Clock, seconds: float, *, ste
         keeper.judge(pool)
 
 
+def test_a_stamp_made_while_the_supervisor_looks_is_no_silence(keeper: StewardKeeper, pool: Any, clock: Clock) -> None:
+    """The time is taken first and the board read after it, so the newest stamp may lie a little ahead."""
+    for _ in range(40):
+        clock.advance(0.5)
+        keeper.board.beat = int((clock.awake + 0.0001) * SECOND)  # type: ignore[misc,union-attr]
+        keeper.judge(pool)
+    assert pool.killed == []
+
+
 def test_a_steward_that_does_not_stamp_is_condemned(keeper: StewardKeeper, pool: Any, clock: Clock) -> None:
     """After one and a half renewals: a call of it may take 0.8, so a working one is never that late."""
     stand(keeper, pool, clock, 4.0)
