@@ -26,6 +26,8 @@ ROW_BYTES: Final = 512
 ROW_CELLS: Final = 64
 SLOTS: Final = 1024
 """Rows of a board: half a MiB on disk, and of memory only the pages of rows that are used."""
+RECALL_AFTER_NS: Final = 100_000_000
+"""How long a task may run before what its child holds beside it is given to others."""
 _MAGIC: Final = b"poolrt-board-1\n"
 _ID_BYTES: Final = 120
 _NAME_BYTES: Final = 128

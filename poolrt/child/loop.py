@@ -16,6 +16,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from poolrt.board import RECALL_AFTER_NS
 from poolrt.child.pace import BATCH_SECONDS, MAX_BATCH, MAX_PIPELINED_BATCH, SLOW_SECONDS, Pace
 from poolrt.child.settler import Settler
 from poolrt.errors import BrokerError
@@ -51,8 +52,6 @@ _LOOK_EVERY = 5.0
 """Seconds after which an idle child looks at the queue though no wake-up came: one may be lost."""
 _SURELY_ANNOUNCED = 1.0
 """Seconds after which work that an idle child finds by itself should have been announced."""
-_RECALL_NS = 100_000_000
-"""The supervisor has to look that soon at a child that holds more than it runs; see supervisor.judge."""
 
 
 class Loop:
@@ -163,10 +162,7 @@ class Loop:
         for execution in executions[:keep]:
             execution.taken_at = now
         self._held.extend(executions[:keep])
-        if (rest := executions[keep:]) and (error := self._settler.release([each.delivery for each in rest])):
-            self._held.extend(rest)
-            if self._settler.pipelined:  # the connection broke
-                self._settler.recover(error)
+        self._give_back(executions[keep:])
         self._note_wake(answer, executions)
         if self._settler.pipelined:
             self._ahead_from = self._when_to_reserve_ahead()
@@ -187,7 +183,7 @@ class Loop:
         """Say how many are held; if more than one, the supervisor has to look soon whether the first runs long."""
         held = len(self._held)
         self._row.held(held)
-        if held > 1 and self._row.next_wake > time.monotonic_ns() + _RECALL_NS:
+        if held > 1 and self._row.next_wake > time.monotonic_ns() + RECALL_AFTER_NS:
             self._lifeline.send(Poke())
 
     # ---- running
@@ -253,12 +249,16 @@ class Loop:
         """The batch takes longer than it may: others may be idle, and what is left of it goes back."""
         rest = list(self._held)
         self._held.clear()
-        if error := self._settler.release([each.delivery for each in rest]):
+        self._give_back(rest)
+        self._ahead_at = 0
+        self._row.held(len(self._held))
+
+    def _give_back(self, rest: list[Execution]) -> None:
+        """Put these back now, while the child goes on; what the broker does not take is held, and run here."""
+        if rest and (error := self._settler.release([each.delivery for each in rest])):
             self._held.extend(rest)
             if self._settler.pipelined:  # the connection broke
                 self._settler.recover(error)
-        self._ahead_at = 0
-        self._row.held(len(self._held))
 
     def _give_up_recalled(self, n: int, i: int, upto: int) -> None:
         """Hold no longer what the steward puts back: all of the reserves up to ``upto`` but the one that ran."""

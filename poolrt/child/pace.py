@@ -7,7 +7,7 @@ BATCH_SECONDS = 0.02
 MAX_BATCH = 64
 """Measured: the cost of a transaction is spread well enough at 64, and a crash puts few back."""
 MAX_PIPELINED_BATCH = 256
-"""Where a reserve is a round trip, and a long task's batch is recalled: 4 us a task less than with 64, all told."""
+"""Where a reserve is a round trip, and a long task's batch is recalled: so its cost is spread over more."""
 SLOW_SECONDS = 0.005
 """A run from which on a child asks itself whether its batch takes too long."""
 _A_GLANCE = 5e-5

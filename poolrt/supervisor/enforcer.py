@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from poolrt.board import Board
+from poolrt.board import RECALL_AFTER_NS, Board
 from poolrt.posix.pidfd import Stopped, send_signal, stop_and_wait
 from poolrt.posix.processes import is_stopped
 from poolrt.posix.stacks import ask_for_stacks, size_of_stacks
 from poolrt.states import Activity, ChildState
-from poolrt.supervisor.judge import RECALL_AFTER_NS, Interrupt, Kill, Look, judge, may_be_marked
+from poolrt.supervisor.judge import Interrupt, Kill, Look, judge, may_be_marked
 from poolrt.supervisor.lifecycle import Asked, Child
 
 _LOOK_EVERY_NS: Final = 1_000_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from poolrt.board import Row
+from poolrt.board import RECALL_AFTER_NS, Row
 from poolrt.hygiene.memory import LOOK_EVERY_NS, LOOK_SOONEST_NS, look_after
 from poolrt.states import Activity, Interruption
 from poolrt.supervisor.lifecycle import Child
@@ -22,8 +22,6 @@ STACKS_NS: Final = 100_000_000
 """How long a task over its time limit may take to write its stacks, before it is killed."""
 STACKS_OF_A_HOG_NS: Final = 3_000_000
 """The same for one over its memory limit, which can fill 5 MiB meanwhile."""
-RECALL_AFTER_NS: Final = 100_000_000
-"""How long a task may run before what its child holds beside it is given to others."""
 _MOST: Final = 1 << 53
 """No broker counts to here: a larger number in a row was scribbled."""
 _MOST_AHEAD: Final = 1000

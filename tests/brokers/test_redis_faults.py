@@ -97,7 +97,7 @@ def test_a_lost_answer_of_an_enqueue(proxy: Proxy, server: Server, open_redis: O
     """It is repeated with its id: stored once, and told as new, since it was."""
     broker = open_redis(server.url().replace(str(server.port), str(proxy.port)))
     (known,) = put(broker)
-    proxy.lose_answer(sha("enqueue_one"))
+    proxy.lose_answer(sha("enqueue"))
     new = item()
     assert broker.enqueue([new]) == [True]
     assert proxy.seen == 1
@@ -122,7 +122,7 @@ def test_a_call_made_again_after_its_error_is_the_same_call(proxy: Proxy, server
     broker = open_redis(server.url().replace(str(server.port), str(proxy.port)) + "?retry=no")
     child = attached(open_redis(server.url()))
     put(broker)  # the server knows the script
-    proxy.lose_answer(sha("enqueue_one"))
+    proxy.lose_answer(sha("enqueue"))
     with pytest.raises(BrokerUnreachable):
         broker.enqueue([item("task")])
     until(lambda: child.depth().queued == 2, "the request has come")

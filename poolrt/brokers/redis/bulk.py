@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 
 from poolrt.brokers.redis import wire
 from poolrt.brokers.redis.calls import Calls
-from poolrt.brokers.redis.channel import Argument, Channel, Deadline
+from poolrt.brokers.redis.channel import Channel, Deadline
 from poolrt.brokers.redis.producers import Producer, Producers
 from poolrt.brokers.redis.scripts import script
 from poolrt.clock import Clock
@@ -58,11 +58,7 @@ class Storing:
 
     def store(self, batch: Batch) -> list[bool]:
         """Store a batch; for each message whether it was new. After a lost answer all count as new, if they came."""
-        one = wire.one_of(batch, self._clock.wall())
-        if one is None:
-            return self._finish(self._begin(batch))
-        producer = self._producers.begin(batch)
-        return self._make("enqueue_one", (*one, producer.id, producer.number), batch, producer, None)
+        return self._finish(self._begin(batch))
 
     def store_each(self, batches: Iterable[Batch], stored: Callable[[Batch], None]) -> None:
         """See ``Broker.enqueue_batches``."""
@@ -71,6 +67,7 @@ class Storing:
             for batch in batches:
                 pipe.send(self._begin(batch))
                 self._take_answers(pipe, 1, stored)
+            self._take_answers(pipe, 0, stored)
         except BrokerError:
             for call in pipe.unanswered:
                 self._producers.doubt(call.producer, call.batch)
@@ -78,8 +75,6 @@ class Storing:
         except BaseException:  # a later batch could not be made: what was sent is stored
             self._take_answers(pipe, 0, stored)
             raise
-        else:
-            self._take_answers(pipe, 0, stored)
         finally:
             pipe.close()
 
@@ -90,18 +85,13 @@ class Storing:
 
     def _finish(self, call: Call) -> list[bool]:
         """Make the call, perhaps again, until its deadline."""
-        return self._make("enqueue", call.arguments(), call.batch, call.producer, call.deadline)
-
-    def _make(
-        self, name: str, arguments: tuple[Argument, ...], batch: Batch, producer: Producer, deadline: Deadline | None
-    ) -> list[bool]:
         try:
-            reply = self._calls.run(name, *arguments, deadline=deadline)
+            reply = self._calls.run("enqueue", *call.arguments(), deadline=call.deadline)
         except BrokerError:
-            self._producers.doubt(producer, batch)
+            self._producers.doubt(call.producer, call.batch)
             raise
-        self._producers.end(producer)
-        return [True] * len(batch) if reply == _DONE_BEFORE else [bool(each) for each in reply]
+        self._producers.end(call.producer)
+        return [True] * len(call.batch) if reply == _DONE_BEFORE else [bool(each) for each in reply]
 
     def _take_answers(self, pipe: _Pipe, at_most: int, stored: Callable[[Batch], None]) -> None:
         """Read answers until no more than so many calls are without one; where the pipe broke, make each again."""

@@ -33,7 +33,6 @@ class Channel:
 
     Attributes:
         unanswered: how many commands were sent on the present connection and not answered.
-        opened: how many times a connection was opened.
     """
 
     def __init__(self, address: Address) -> None:
@@ -43,7 +42,6 @@ class Channel:
         self._pid = 0
         self._loaded: set[bytes] = set()
         self.unanswered = 0
-        self.opened = 0
 
     @property
     def is_open(self) -> bool:
@@ -57,7 +55,6 @@ class Channel:
             self._connection = self._address.connect(timeout)
             self._pid = os.getpid()
             self._loaded.clear()
-            self.opened += 1
 
     def fileno(self) -> int:
         """The socket's descriptor; only while it is open."""

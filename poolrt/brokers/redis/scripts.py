@@ -31,9 +31,9 @@ def script(name: str) -> Script:
     """The script in ``lua/<name>.lua``."""
     body = (_FOLDER / f"{name}.lua").read_text()
     first, second, *_ = body.split("\n", 2)
-    named = first.removeprefix(_PARTS.strip()).split()
+    names, *others = first.removeprefix(_PARTS).split()
     rare = _when_needed(second.removeprefix(_WHEN_NEEDED)) if second.startswith(_WHEN_NEEDED) else ""
-    text = ("".join(map(_part, named[:1])) + rare + "".join(map(_part, named[1:])) + body).encode()
+    text = (_part(names) + rare + "".join(map(_part, others)) + body).encode()
     return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 

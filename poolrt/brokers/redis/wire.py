@@ -57,29 +57,12 @@ def items_of(messages: Iterable[Enqueue], now: float) -> list[Item]:
     return [_item(message, now) for message in messages]
 
 
-def _check_priority(priority: int) -> None:
-    if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
-        raise ConfigurationError(f"priority {priority!r}: write {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}")
-
-
 def _item(message: Enqueue, now: float) -> Item:
-    _check_priority(message.priority)
+    if not LOWEST_PRIORITY <= message.priority <= HIGHEST_PRIORITY:
+        raise ConfigurationError(f"priority {message.priority!r}: write {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}")
     eta = False if message.eta is None else float(message.eta)
     rest = (max(now, eta), message.queue, message.task, message.id, message.envelope)
     return message.id, message.queue, message.priority, eta, _text(_encode(rest)[1:])  # without the array's head
-
-
-def one_of(messages: Sequence[Enqueue], now: float) -> tuple[str, str, int, bytes] | None:
-    """Id, queue, priority and the producer's part of a single message that waits for no time; else None."""
-    if len(messages) != 1 or (messages[0].eta is not None and messages[0].eta > now):
-        return None
-    message = messages[0]
-    _check_priority(message.priority)
-    try:
-        rest = _encode((now, message.queue, message.task, message.id, message.envelope))[1:]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BrokerError(f"a message cannot be stored: {error}") from error
-    return message.id, message.queue, message.priority, rest
 
 
 def enqueue_blob(messages: Sequence[Enqueue], now: float) -> bytes:

@@ -168,6 +168,9 @@ def test_a_wrong_address_says_what_is_wrong(url, says):
         "unix://:ge-heim@",
         "redis:/:ge-heim@h",
         "ge-heim@h",
+        "redis:ge-heim",
+        "redis://u:6a6?ge-heim",
+        "redis://u:6a6?ge-heim=1",
     ],
 )
 def test_no_error_carries_what_may_be_the_password(url):

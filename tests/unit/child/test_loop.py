@@ -803,3 +803,25 @@ def test_an_idle_child_that_is_retired_closes_its_wake_source(make, row, broker,
     assert source.closed == 1
     assert len(broker.log) == 1
     assert lifeline.sent == [Leaving("retired", 0)]
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize(("milliseconds", "back"), [(30, True), (4, False)])
+def test_a_batch_that_is_overrun_goes_back(app, put, make, broker, clock, pipelined, milliseconds, back) -> None:
+    """Learnt as quick, it has become slow: what waits behind its first slow run is others' to take, before the next."""
+    broker.pipelined = pipelined
+    left: list[int] = []
+
+    @app.task(name="slow")
+    def slow() -> None:
+        clock[0] += milliseconds * 1_000_000
+        left.append(len(broker.queue))
+
+    loop = make()
+    loop._pace.learn("slow", 0.00001)
+    loop._pace._batch = 8
+    put("slow", 8)
+    loop.run()
+    assert len(broker.done) == 8
+    assert left[0] == 0, "all were taken at once"
+    assert (left[1] > 0) is back

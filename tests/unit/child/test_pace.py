@@ -36,6 +36,19 @@ def test_a_longer_run_is_believed_by_half_a_shorter_one_by_a_tenth() -> None:
     assert pace.expected("short") > 0.005
 
 
+def test_an_overrun_is_believed_and_outgrown() -> None:
+    """The next batch is of one; quick runs bring large ones back soon."""
+    pace = Pace()
+    pace.learn("t", 0.00001)
+    for _ in range(4):
+        pace.keep(["t"] * pace.ask_for())
+    pace.believe("t", 0.08)
+    assert (pace.expected("t"), pace.ask_for()) == (0.08, 1)
+    for _ in range(12):
+        pace.learn("t", 0.00001)
+    assert pace.expected("t") < 0.005
+
+
 def test_short_tasks_are_asked_for_in_growing_batches() -> None:
     """While batches come full and fit the budget, the next one is four times as large, up to its most."""
     pace = Pace()

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from poolrt.board import Row
+from poolrt.board import RECALL_AFTER_NS, Row
 from poolrt.hygiene.memory import LOOK_EVERY_NS, LOOK_SOONEST_NS
 from poolrt.states import Activity, ChildState, Interruption
 from poolrt.supervisor.judge import (
-    RECALL_AFTER_NS,
     STACKS_NS,
     STACKS_OF_A_HOG_NS,
     Interrupt,
