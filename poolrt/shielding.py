@@ -7,6 +7,7 @@ Used around broker transactions by poolrt itself. It holds off exceptions only: 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from contextlib import AbstractContextManager
@@ -33,12 +34,12 @@ class Shield(AbstractContextManager["Shield", None]):
         self.pending: Callable[[FrameType], None] | None = None
 
     def __enter__(self) -> Shield:
-        if threading.get_ident() == threading.main_thread().ident:
+        if threading.get_ident() == _main:
             self.depth += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        if threading.get_ident() != threading.main_thread().ident:
+        if threading.get_ident() != _main:
             return
         # It may be 0 already: a task's generator that is finalized in a later task left a shield that was taken down.
         self.depth = max(self.depth - 1, 0)
@@ -52,7 +53,17 @@ class Shield(AbstractContextManager["Shield", None]):
         self.pending = None
 
 
+_main = threading.main_thread().ident
+"""Looked up once in each process, for it costs as much as all the rest of a shield."""
+
+
+def _see_main_thread() -> None:
+    global _main  # noqa: PLW0603  see above
+    _main = threading.main_thread().ident
+
+
 SHIELD = Shield()
+os.register_at_fork(after_in_child=_see_main_thread)
 
 
 def shield() -> Shield:

@@ -37,6 +37,8 @@ class Settled(NamedTuple):
     """Outcomes whose delivery the owner no longer held; they had no effect."""
     more: bool
     """Whether messages are still waiting, so that another idle child is worth waking."""
+    woken: bool = False
+    """Of ``submit_when_woken``: whether a wake-up came, and not only its time was over."""
 
 
 class Buried(NamedTuple):
@@ -95,22 +97,6 @@ class Doorbell(Protocol):
         """Listen no more."""
 
 
-class WakeSource(Protocol):
-    """Where one idle child waits for work on the broker itself, beside its lifeline. Its own connection."""
-
-    def arm(self) -> int:
-        """Ask to be woken, unless that is asked already; what to poll for reading from now on. Raises BrokerError."""
-
-    def take(self) -> bool:
-        """Read what came; whether there may be work. False: the wait ended by itself, arm again. Raises BrokerError."""
-
-    def is_silent(self) -> bool:
-        """Whether an answer is overdue: the connection looks alive and carries nothing (the fetch watchdog)."""
-
-    def close(self) -> None:
-        """Drop the connection; ``arm`` opens it again."""
-
-
 class Broker(abc.ABC):
     """One store of messages and their records."""
 
@@ -122,6 +108,8 @@ class Broker(abc.ABC):
     """Whether its nodes hold leases, renewed by ``renew``; else a node's lock alone says whether it lives."""
     pipelined: bool = False
     """Whether ``submit`` returns before the broker has done it, so that submitting early hides the round trip."""
+    wakes_children: bool = False
+    """Whether an idle child waits on the broker (``submit_when_woken``); else at its node's datagram socket."""
 
     def warnings(self) -> list[str]:
         """What about the store could lose messages, a line each; asked once, when a node starts. Raises BrokerError."""
@@ -278,9 +266,11 @@ class Broker(abc.ABC):
         """After a BrokerError of ``submit`` or ``answer``, on a connection that works: bar whatever older connections
         of this owner may still bring (protocol.md, rule 3), and say which deliveries ``(n, i)`` it holds; or Fenced."""
 
-    def wake_source(self) -> WakeSource | None:
-        """Where this child waits when it is idle; None where the node's datagram socket is the place."""
-        return None
+    def submit_when_woken(self, reserve: int, n: int, *, without: Collection[str] = ()) -> int:
+        """A ``submit`` without outcomes that the broker carries out once something is queued, or after a second.
+
+        Nothing else may be unanswered. Returns what to poll for reading: the ``answer``. ``resume`` gives it up."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> int:

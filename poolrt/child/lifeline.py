@@ -2,30 +2,22 @@
 
     supervisor ──Poke──▶ socket ──┐
     producers ──datagram──▶ the node's wake socket (shared by all its children) ──▶ wait_for_work()
-           or ──broker──▶ this child's own WakeSource ──────────────────────────┘
+           or ──broker──▶ this child's own connection ──▶ wait_for_answer ──────┘
     supervisor died ──end-of-file──▶ ``cut``
 
 All idle children wait on one wake socket; EPOLLEXCLUSIVE wakes one of them for a datagram, not all 64. A broker on a
-server wakes one child itself, and has each ask again after a second at most.
+server answers one child itself.
 """
 
 from __future__ import annotations
 
 import select
 import socket
-import time
-from typing import TYPE_CHECKING
 
 from poolrt import notice
-from poolrt.errors import BrokerUnreachable
 from poolrt.posix.waiting import ExclusiveWait
 
-if TYPE_CHECKING:
-    from poolrt.brokers.base import WakeSource
-
 _MAX_TOKENS = 32
-_LONGEST_WAIT = 1.0
-"""Seconds after which a wake source that says nothing is asked whether its answer is overdue."""
 
 
 class Lifeline:
@@ -70,28 +62,15 @@ class Lifeline:
             self.receive()
         return self._wake is not None and self._wake.fileno() in ready and self._take_tokens()
 
-    def wait_for_wake(self, source: WakeSource, timeout: float) -> bool:
-        """As ``wait_for_order``, and until the broker wakes this child; whether it did.
-
-        Raises:
-            BrokerError: the source does not work, or is silent.
-        """
-        until = time.monotonic() + timeout
-        while (left := until - time.monotonic()) > 0:
-            fd = source.arm()
-            poll = select.poll()
-            poll.register(self._socket.fileno(), select.POLLIN)
-            poll.register(fd, select.POLLIN)
-            ready = {ready_fd for ready_fd, _ in poll.poll(min(left, _LONGEST_WAIT) * 1000)}
-            woken = fd in ready and source.take()
-            if self._socket.fileno() in ready:
-                self.receive()
-                return woken
-            if woken:
-                return True
-            if not ready and source.is_silent():
-                raise BrokerUnreachable("the connection on which this child waits for work is silent")
-        return False
+    def wait_for_answer(self, fd: int, timeout: float) -> bool:
+        """As ``wait_for_order``, and until ``fd`` can be read; whether it can."""
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLIN)
+        poll.register(fd, select.POLLIN)
+        ready = {ready_fd for ready_fd, _ in poll.poll(max(timeout, 0) * 1000)}
+        if self._socket.fileno() in ready:
+            self.receive()
+        return fd in ready
 
     def receive(self) -> list[notice.Notice]:
         """The notices that wait; a Poke among them has no content, the order stands in the board row."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from poolrt.board import RECALL_AFTER_NS
 from poolrt.child.pace import BATCH_SECONDS, MAX_BATCH, MAX_PIPELINED_BATCH, SLOW_SECONDS, Pace
 from poolrt.child.settler import Settler
-from poolrt.errors import BrokerError
+from poolrt.errors import BrokerUnreachable
 from poolrt.events import EventKind
 from poolrt.message import Outcome
 from poolrt.notice import Leaving, Poke
@@ -28,7 +28,7 @@ from poolrt.states import Activity, Order
 
 if TYPE_CHECKING:
     from poolrt.board import RowWriter
-    from poolrt.brokers.base import Broker, WakeSource
+    from poolrt.brokers.base import Broker
     from poolrt.child.audit import Audit
     from poolrt.child.executor import Execution, Executor, Tell
     from poolrt.child.lifeline import Lifeline
@@ -48,8 +48,9 @@ _OFFER_EVERY = 0.2
 """Seconds between two tries to put back what a broker in trouble does not take."""
 _LEASE_EVERY = 0.2
 """Seconds between two looks at a lease that has run out."""
-_LOOK_EVERY = 5.0
-"""Seconds after which an idle child looks at the queue though no wake-up came: one may be lost."""
+_SILENT_AFTER = 6.0
+"""Seconds after which the connection on which an idle child waits only looks alive: the broker answers each second (the
+fetch watchdog)."""
 _SURELY_ANNOUNCED = 1.0
 """Seconds after which work that an idle child finds by itself should have been announced."""
 
@@ -75,7 +76,7 @@ class Loop:
         self._pace = Pace(MAX_PIPELINED_BATCH if broker.pipelined else MAX_BATCH)
         self._held: deque[Execution] = deque()
         self._settler = Settler(broker, row, lifeline, self._held, executor.avoided)
-        self._source: WakeSource | None = broker.wake_source()
+        self._wakes_children = broker.wakes_children
         self._leases = broker.leases
         self._mark = row.recalled
         self._ahead_at = 0
@@ -136,6 +137,8 @@ class Loop:
         """Read the oldest answer and hold what it brings; whether it says that the queue is empty."""
         answer = self._settler.receive()
         empty = False
+        if answer is not None and answer.woken is not None:
+            self._woken, self._unannounced = answer.woken, not answer.woken
         if answer is None:  # trouble: whatever is found now, no wake-up had to announce it
             self._unannounced = False
         elif answer.deliveries:
@@ -303,21 +306,33 @@ class Loop:
     # ---- waiting
 
     def _idle(self) -> None:
-        self._row.activity(Activity.IDLE)
-        if self._source is None:
+        """Wait until there may be something to run, or an order."""
+        if self._wakes_children:
+            while not self._held and self._wait_for_broker():
+                pass
+        else:
+            self._row.activity(Activity.IDLE)
             self._woken = self._lifeline.wait_for_work()
-            return
-        try:
-            self._woken = self._lifeline.wait_for_wake(self._source, _LOOK_EVERY)
-            self._unannounced = not self._woken
-        except BrokerError as error:
-            self._source.close()
-            self._settler.recover(error)
+
+    def _wait_for_broker(self) -> bool:
+        """Have the broker reserve once something is queued; False if an order or trouble ended the wait."""
+        fd = self._settler.send_when_woken(self._room())
+        if fd is None:
+            return False
+        self._row.activity(Activity.IDLE)
+        until = time.monotonic() + _SILENT_AFTER
+        while not self._lifeline.wait_for_answer(fd, until - time.monotonic()):
+            if self._row.order or self._lifeline.cut:
+                self._settler.take_back()
+                return False
+            if time.monotonic() >= until:
+                self._settler.recover(BrokerUnreachable("the connection on which this child waits for work is silent"))
+                return False
+        return self._receive()
 
     def _note_wake(self, answer: Answer, found: list[Execution]) -> None:
         """Pass the wake-up on if there is more; warn of work that should have been announced by one."""
-        if self._unannounced and self._source is not None:
-            self._source.close()  # it would take the next wake-up while this child is busy
+        if self._unannounced:
             newest = max((max(each.message.enqueued_at, each.message.eta or 0) for each in found), default=time.time())
             if time.time() - newest > _SURELY_ANNOUNCED:
                 log.warning("found work that no wake-up announced")
@@ -353,9 +368,6 @@ class Loop:
 
     def _put_back(self) -> list[Delivery]:
         """Settle what is finished, release what is held; what the broker refused to take back."""
-        if self._source is not None:
-            self._source.close()
-        self._unannounced = False
         self._settle_all()
         held = [execution.delivery for execution in self._held]
         self._held.clear()

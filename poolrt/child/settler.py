@@ -58,6 +58,8 @@ class _Submit(NamedTuple):
     n: int
     at: int
     """When it was sent, CLOCK_MONOTONIC ns."""
+    waits: bool = False
+    """The broker reserves once something is queued."""
 
 
 class _Answered(NamedTuple):
@@ -76,6 +78,8 @@ class Answer(NamedTuple):
     """The number of its reserve; 0 if it reserved nothing."""
     deliveries: list[Delivery]
     more: bool
+    woken: bool | None = None
+    """Of a submit that waited: whether a wake-up came."""
 
 
 class Settler:
@@ -146,6 +150,26 @@ class Settler:
         except BrokerError as error:
             self.recover(error)
 
+    def send_when_woken(self, room: int) -> int | None:
+        """Ask for up to ``room`` deliveries once something is queued; there must be nothing to settle and nothing
+        unanswered. What to poll for reading, or None after trouble (see ``send``)."""
+        self._reserves += 1
+        self._row.reserving(self._reserves)
+        self.unanswered.append(_Submit([], room, self._reserves, time.monotonic_ns(), waits=True))
+        self.reserving += room
+        try:
+            return self._broker.submit_when_woken(room, self._reserves, without=self._avoided())
+        except BrokerError as error:
+            self.recover(error)
+            return None
+
+    def take_back(self) -> None:
+        """Give up what waits to be answered; what it brought nevertheless is put back."""
+        try:
+            self._reconcile(set(self._broker.resume()))
+        except BrokerError as error:
+            self.recover(error)
+
     def receive(self) -> Answer | None:
         """The oldest answer; None when there is none, and after trouble (see ``send``)."""
         if not self.unanswered:
@@ -168,7 +192,7 @@ class Settler:
         if self._said:
             self._said = ""
             self._lifeline.send(Trouble(""))
-        return Answer(submit.n, settled.deliveries, settled.more)
+        return Answer(submit.n, settled.deliveries, settled.more, settled.woken if submit.waits else None)
 
     def release(self, deliveries: Sequence[Delivery]) -> BrokerError | None:
         """Put deliveries back; why the broker did not, if so.

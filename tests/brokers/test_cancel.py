@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from poolrt.brokers.base import Broker, Found
+from poolrt.brokers.base import Broker, Found, Settled
 from poolrt.clock import FakeClock
 from poolrt.errors import Fenced
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue, new_task_id
@@ -98,7 +98,7 @@ def test_what_was_put_back(broker: Broker, child: Child, put: Put) -> None:
     broker.bury(Owner("inc", 0, 1), None)
     for task in (released, buried, retried):
         assert broker.cancel(task, cancelled)
-    assert other.settle([Outcome(third, TaskState.SUCCEEDED, b"late")], 5, 3) == ([], 1, False)
+    assert other.settle([Outcome(third, TaskState.SUCCEEDED, b"late")], 5, 3) == Settled([], 1, more=False)
     with pytest.raises(Fenced):
         client.settle([Outcome(second, TaskState.SUCCEEDED, b"late")], 5, 2)
     assert {found.id for found in broker.ended(TaskState.CANCELLED)} == {released, buried, retried}

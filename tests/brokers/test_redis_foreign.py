@@ -17,6 +17,7 @@ from poolrt.errors import BrokerDamaged, Fenced
 from poolrt.message import Enqueue, Outcome, Owner, Requeue, new_task_id
 from poolrt.states import TaskState
 from tests.brokers.foreign_store import Store
+from tests.brokers.waiter import Waiter
 from tests.servers import Server
 
 
@@ -283,17 +284,18 @@ def test_a_repair_that_takes_long(store: Store) -> None:
 
 
 def test_a_wait_on_another_programs_key(store: Store) -> None:
-    """An idle child sets it aside, and waits on."""
+    """It is trouble, after which the key is set aside and the child waits on."""
     store.put()
     store.call("DEL", "wake:default")
     store.call("SET", "wake:default", "not poolrt's")
-    wake = store.child.wake_source()
+    wake = Waiter(store.child)
     wake.arm()
-    assert not wake.take()
+    with pytest.raises(BrokerDamaged):
+        wake.take()
+    store.child.resume()
     wake.arm()
     store.broker.nudge()
     assert wake.take()
-    wake.close()
 
 
 @st.composite

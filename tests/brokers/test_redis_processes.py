@@ -16,6 +16,7 @@ from poolrt.brokers.redis import RedisBroker
 from poolrt.message import Enqueue, Outcome, Owner, new_task_id
 from poolrt.shielding import SHIELD
 from poolrt.states import TaskState
+from tests.brokers.waiter import Waiter
 from tests.certificates import Certificates
 from tests.servers import Server, Servers, tls_binary, until
 
@@ -47,16 +48,15 @@ broker.join("inc", "node")
 broker.attach(Owner("inc", 0, 1))
 put("first")
 broker.submit([], 1, 1)
-bell, wake = broker.doorbell("node"), broker.wake_source()
-wake.arm()
+bell = broker.doorbell("node")
 pid = os.fork()
 if pid == 0:
     code = 1
     try:
-        for each in (broker, bell, wake):  # all that a child does on its way out
+        for each in (broker, bell):  # all that a child does on its way out
             each.close()
-        assert put("child") == [True] and wake.arm() >= 0 and wake.take() in (True, False)
-        for each in (broker, bell, wake):
+        assert put("child") == [True]
+        for each in (broker, bell):
             each.close()
         code = 0
     finally:
@@ -64,11 +64,17 @@ if pid == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 assert [delivery.task_id for delivery in broker.answer().deliveries] == ["first"]
 assert broker.resume() == [(1, 0)]
-while not (select.select([wake.arm()], [], [], 10)[0] and wake.take()):
-    put(str(wake.arm()))
+wait = broker.submit_when_woken(0, 2)
+pid = os.fork()
+if pid == 0:
+    broker.close()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+put("second")
+assert select.select([wait], [], [], 10)[0] and broker.answer().woken
 put("later", 4e9)
 assert select.select([bell.fileno()], [], [], 10)[0]
-for each in (broker, bell, wake):
+for each in (broker, bell):
     each.close()
 print("good")
 """
@@ -184,7 +190,7 @@ def test_every_kind_of_connection(own_servers: Servers, certificates: Certificat
     assert connections(server) - opened == 1, "only the one that asks"
     broker.attach(Owner("inc", 0, 1))
     held = broker.settle([], 1, 1).deliveries
-    bell, wake = broker.doorbell("node"), broker.wake_source()
+    bell, wake = broker.doorbell("node"), Waiter(broker)
     for _ in range(3):
         while not (select.select([wake.arm()], [], [], 10)[0] and wake.take()):
             broker.nudge()
@@ -200,7 +206,7 @@ def test_every_kind_of_connection(own_servers: Servers, certificates: Certificat
     broker.settle([Outcome(held[0], TaskState.SUCCEEDED, b"r")], 0, 2)
     waiter.join()
     assert answers
-    for each in (bell, wake, broker):
+    for each in (bell, broker):
         each.close()
 
 

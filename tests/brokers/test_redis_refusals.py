@@ -211,7 +211,7 @@ def test_secrets(own_servers: Servers, open_redis: Open) -> None:
     """Neither the object nor an error or what it came from shows the password; only ``secret_url`` has it."""
     server = own_servers.server(requirepass="hunter2")
     broker = attached(open_redis(server.url(password="hunter2"), timeout=0.3))
-    shown = [repr(broker), str(broker), broker.url, repr(broker.wake_source()), repr(broker.doorbell("node"))]
+    shown = [repr(broker), str(broker), broker.url, repr(broker.doorbell("node"))]
     assert "hunter2" in broker.secret_url
     assert Address.parse(broker.secret_url).url == broker.url
     server.call("CONFIG", "SET", "requirepass", "another")

@@ -10,15 +10,17 @@ import pytest
 
 from poolrt.brokers.redis import RedisBroker
 from poolrt.brokers.redis.bell import AGAIN_AFTER
-from poolrt.brokers.redis.wake import WAIT, Wake
+from poolrt.brokers.redis.owner import WAIT
 from poolrt.clock import FakeClock
+from poolrt.errors import Fenced
 from poolrt.message import Enqueue, Outcome, Owner, Requeue, new_task_id
 from poolrt.states import TaskState
+from tests.brokers.waiter import Waiter
 from tests.servers import Server, Servers, until
 
 Child = Callable[..., RedisBroker]
 Put = Callable[..., list[str]]
-Idle = Callable[..., Wake]
+Idle = Callable[..., Waiter]
 
 PATIENCE = 10.0
 NOT_YET = 0.2
@@ -72,22 +74,19 @@ def child(open_broker: Child, broker: RedisBroker) -> Child:
 
 
 @pytest.fixture
-def idle(child: Child, broker: RedisBroker) -> Iterator[Idle]:
+def idle(child: Child, broker: RedisBroker) -> Idle:
     """``idle(slot, queues=())``: where that child waits; the server has heard of it, and of the queue "default"."""
-    made: list[Wake] = []
     broker.pause("default")
     broker.unpause("default")
 
-    def make(slot: int = 9, queues: tuple[str, ...] = (), client: RedisBroker | None = None) -> Wake:
+    def make(slot: int = 9, queues: tuple[str, ...] = ()) -> Waiter:
         before = blocked(broker)
-        made.append((client or child(slot, queues=queues)).wake_source())
-        made[-1].arm()
+        waiter = Waiter(child(slot, queues=queues))
+        waiter.arm()
         until(lambda: blocked(broker) > before, "the child waits")
-        return made[-1]
+        return waiter
 
-    yield make
-    for wake in made:
-        wake.close()
+    return make
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def blocked(broker: RedisBroker) -> int:
     return int(info.split("blocked_clients:")[1].split()[0])
 
 
-def came(*wakes: Wake, seconds: float = PATIENCE) -> Wake | None:
+def came(*wakes: Waiter, seconds: float = PATIENCE) -> Waiter | None:
     """The first that is woken within the time; a wait that ends by itself is begun anew."""
     deadline = time.monotonic() + seconds
     while True:
@@ -177,6 +176,10 @@ def test_whatever_queues_wakes(
     wake.arm()
     broker.nudge()
     assert came(wake), "nudge"
+    broker.join("another", "another")
+    other = open_broker()
+    other.attach(Owner("another", 0, 1))
+    wake = Waiter(other)
     wake.arm()
     broker.rescue("inc", [], suspect=False)
     assert came(wake), "rescue"
@@ -219,7 +222,7 @@ def test_a_token_that_a_killed_waiter_ate(broker: RedisBroker, put: Put, idle: I
     dying = idle(1)
     put()
     assert came(dying)
-    dying.close()  # it had the token and did nothing with it
+    dying.client.close()  # it had the token and did nothing with it
     living = idle(2)
     assert not came(living, seconds=NOT_YET)
     broker.nudge()
@@ -233,19 +236,9 @@ def test_a_wait_ends_by_itself(idle: Idle, put: Put) -> None:
     assert select.select([wake.arm()], [], [], PATIENCE)[0]
     assert not wake.take()
     assert 0.5 * WAIT < time.monotonic() - began < WAIT + 2
-    assert not wake.take(), "not armed: nothing to take"
     assert not came(wake, seconds=NOT_YET)
     put()
     assert came(wake)
-
-
-def test_arming_twice_is_once(idle: Idle, put: Put) -> None:
-    """The descriptor is the same, and one token is one answer."""
-    wake = idle()
-    assert wake.arm() == wake.arm()
-    put()
-    assert came(wake)
-    assert not came(wake, seconds=NOT_YET)
 
 
 def test_it_waits_for_its_queues_only(idle: Idle, put: Put) -> None:
@@ -271,37 +264,52 @@ def test_a_new_queue(put: Put, idle: Idle) -> None:
     assert came(wake)
 
 
-def test_a_wake_source_that_was_closed(idle: Idle, put: Put) -> None:
-    """It opens again when it is armed."""
-    wake = idle()
-    wake.close()
-    wake.close()
-    assert not wake.take()
-    assert not wake.is_silent()
-    put()
-    assert came(wake)
+def test_the_reserve_comes_with_the_wake_up(child: Child, put: Put) -> None:
+    """One answer for both; of what is queued already, and of what comes later."""
+    client = child()
+    fd = client.submit_when_woken(2, 1)
+    assert not select.select([fd], [], [], NOT_YET)[0]
+    ids = put(3)
+    assert select.select([fd], [], [], PATIENCE)[0]
+    answer = client.answer()
+    assert [each.task_id for each in answer.deliveries] == ids[:2]
+    assert [(each.n, each.i) for each in answer.deliveries] == [(1, 0), (1, 1)]
+    assert (answer.stale, answer.more, answer.woken) == (0, True, True)
 
 
-def test_silence(own_servers: Servers, open_broker: Child) -> None:
-    """A server that is stopped answers no wait: the watchdog sees it; a living one's wait is never overdue."""
-    server = own_servers.server()
-    client = open_broker(server.url(), timeout=0.5)
-    client.join("inc", "node")
-    client.attach(Owner("inc", 0, 1))
-    wake = client.wake_source()
-    wake.arm()
-    assert not wake.is_silent()
-    assert not came(wake, seconds=WAIT + 0.1)
-    assert not wake.is_silent()
-    wake.arm()
-    server.pause()
-    until(wake.is_silent, "it is seen", timeout=WAIT + 0.5 + PATIENCE)
-    assert not select.select([wake.arm()], [], [], 0)[0]
-    wake.close()
-    server.go_on()
-    put_one(client)
-    assert came(wake)
-    wake.close()
+def test_the_end_of_a_wait_looks_too(child: Child, put: Put, broker: RedisBroker) -> None:
+    """What no wake-up announced is found after a second, and said to be so."""
+    client = child()
+    ids = put(1)
+    tokens(broker)
+    assert select.select([client.submit_when_woken(2, 1)], [], [], PATIENCE)[0]
+    answer = client.answer()
+    assert [each.task_id for each in answer.deliveries] == ids
+    assert not answer.woken
+
+
+def test_a_wait_that_was_given_up(child: Child, put: Put, broker: RedisBroker) -> None:
+    """Its reserve does nothing any more, whenever it is carried out; the next submit is heard."""
+    client = child()
+    client.submit_when_woken(2, 1)
+    until(lambda: blocked(broker) == 1, "it waits")
+    assert client.resume() == []
+    ids = put(1)
+    assert [each.task_id for each in client.settle([], 2, 2).deliveries] == ids
+
+
+def test_a_wait_of_a_buried_child(child: Child, put: Put, broker: RedisBroker) -> None:
+    """The server sees late that a child has gone: what it would have been given stays in the queue."""
+    client = child()
+    fd = client.submit_when_woken(2, 1)
+    until(lambda: blocked(broker) == 1, "it waits")
+    broker.bury(Owner("inc", 0, 1), None)
+    put(1)
+    assert select.select([fd], [], [], PATIENCE)[0]
+    with pytest.raises(Fenced):
+        client.answer()
+    assert broker.depth().queued == 1
+    assert broker.depth().reserved == 0
 
 
 def put_one(broker: RedisBroker, eta: float | None = None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from poolrt.brokers.base import Broker
+from poolrt.brokers.base import Broker, Settled
 from poolrt.errors import Fenced
 from poolrt.message import Delivery, Outcome, Owner
 from poolrt.states import TaskState
@@ -36,7 +36,7 @@ def test_answers_come_in_order(child: Child, put: Put) -> None:
     assert [ids(settled.deliveries) for settled in got] == [[task] for task in wanted[:3]]
     assert [settled.deliveries[0].n for settled in got] == [1, 2, 3]
     client.submit([Outcome(got[0].deliveries[0], TaskState.SUCCEEDED)] * 2, 0, 4)
-    assert client.answer() == ([], 1, True)
+    assert client.answer() == Settled([], 1, more=True)
 
 
 def test_settle_is_both(child: Child, put: Put) -> None:

@@ -53,7 +53,7 @@ SWITCHES = {
     },
     18: {"node": "orders_on_board reads_board knows_boot", "counting": "reads_board counts_suspects suspects_alone"},
     22: {"lease": "kills_refused"},
-    23: {"recall": "waits_for_answers", "wake": "nudges bounded waits_for_wake"},
+    23: {"recall": "waits_for_answers", "wake": "nudges bounded fenced gives_back"},
 }  # fmt: skip
 """By rule, then by model."""
 

@@ -1,21 +1,23 @@
 """How idle children wait for work, and what a dying one takes with it: the model of the first half of rule 23.
 
     producer  queue the message ──▶ push a token on the wake key
-    child     reserve, nothing there ──▶ BLPOP on the wake key ──token──▶ reserve;   no token in time: wait again
+    child     reserve, nothing there ──▶ BLPOP on the wake key, and behind it the next reserve, on one connection
+    server    a token comes, or the time is over ──▶ the reserve of who waits longest; nothing there: it waits again
     steward   each tick: push a token if messages are queued (nudge)
 
-A token goes to the child that waits longest, dead or alive: the server learns late that a connection has gone. A
-connection can also fall silent: it looks alive and carries nothing. What must hold: nothing is held by a dead child
-that nobody buries again, and an end of every message is in reach.
+A token goes to the child that waits longest, dead or alive: the server learns late that a connection has gone, and may
+carry out what had come on it. A connection can also fall silent: it looks alive and carries nothing. What must hold:
+nothing is held by a dead child that nobody buries again, and an end of every message is in reach.
 
 | rule | switch | breaks without it |
 |---|---|---|
 | 23 | ``nudges`` | the dying child ate the only token: a queued message waits for ever |
 | 23 | ``bounded`` | a child on a silent connection waits for ever, and eats all tokens |
-| 23 | ``waits_for_wake`` | the server gives a message to a dead child's claim: nobody buries that child again |
+| 23 | ``fenced`` | the server gives a message to the reserve of a child that was buried: nobody buries it again |
+| 23 | ``gives_back`` | a child on a silent connection begins anew, and never learns what its last reserve brought |
 
 That no new start happens while outcomes wait, the other half, is ``waits_for_answers`` in test_recall_model.py.
-This model has 14,000 states.
+This model has 49,000 states; with two deaths and two silences, 234,000.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from tests.model.exploration import Broken, explore
 CHILDREN = 2
 TOKENS = 3
 """More are not pushed: so many wake everybody."""
-LIMIT = 20_000
+LIMIT = 60_000
 """States that there may be."""
 
 
@@ -42,8 +44,10 @@ class Rules(NamedTuple):
     """The steward pushes a token each tick while messages are queued."""
     bounded: bool = True
     """A wait ends by itself, and the next one is on a connection that answers; else it lasts until a token comes."""
-    waits_for_wake: bool = True
-    """A child blocks on the wake key, and claims when it is awake; else it blocks in the claim itself."""
+    fenced: bool = True
+    """A reserve carries its owner's epoch, and does nothing once that owner was buried or has begun anew."""
+    gives_back: bool = True
+    """A child that begins anew puts back what it holds and does not know of."""
 
 
 class Child(NamedTuple):
@@ -65,9 +69,12 @@ class World(NamedTuple):
     queued: int = 0
     tokens: int = 0
     waiting: tuple[tuple[int, str], ...] = ()
-    """The server's list of who waits, the longest first: number of the child, and whether it is alive, dead, silent."""
+    """The server's list of who waits, the longest first: the number of the child, and whether it is alive, dead (and
+    not buried yet), buried, or silent."""
+    holding: tuple[int, ...] = ()
+    """The dead and silent children whose reserve brought a message."""
     stranded: int = 0
-    """Messages that a claim gave to a child that was dead and buried."""
+    """Messages that a reserve gave to a child that was buried or had begun anew."""
     last: int = CHILDREN
 
     def with_child(self, place: int, child: Child) -> World:
@@ -89,6 +96,12 @@ def progress(rules: Rules, world: World) -> Iterator[Step]:
         yield from _child(rules, world, place, child)
     if world.waiting:
         yield from _server(rules, world)
+    for number, state in world.waiting:
+        if state == "dead":
+            yield f"{number} is buried", _put_back(_marked(world, number, "buried"), number)
+    for number in world.holding:
+        if all(number != child.number for child in world.children) and (number, "dead") not in world.waiting:
+            yield f"{number} is buried", _put_back(world, number)
 
 
 def _child(rules: Rules, world: World, place: int, child: Child) -> Iterator[Step]:
@@ -103,32 +116,35 @@ def _child(rules: Rules, world: World, place: int, child: Child) -> Iterator[Ste
     elif child.state == "runs":
         yield f"{child.number} settles", world.with_child(place, child._replace(state="looks"))
     elif child.state == "silent" and rules.bounded:  # by the watchdog; without silence the server ends the wait in time
-        rest = tuple(entry for entry in world.waiting if entry[0] != child.number)
-        after = world.with_child(place, child._replace(state="waits"))
-        yield f"{child.number} waits again", after._replace(waiting=(*rest, (child.number, "alive")))
+        after = _marked(world.with_child(place, child._replace(state="looks")), child.number, "buried")
+        yield f"{child.number} begins anew", _put_back(after, child.number) if rules.gives_back else after
+
+
+def _put_back(world: World, number: int) -> World:
+    """What a child holds that nobody runs is queued again."""
+    kept = tuple(each for each in world.holding if each != number)
+    return world._replace(holding=kept, queued=world.queued + len(world.holding) - len(kept))
 
 
 def _server(rules: Rules, world: World) -> Iterator[Step]:
     number, state = world.waiting[0]
     rest = world._replace(waiting=world.waiting[1:])
-    if state == "dead":
+    if state in ("dead", "buried"):
         yield f"the server sees that {number} has gone", rest
-    if not rules.waits_for_wake:
-        if world.queued:
-            yield from _claimed(rest._replace(queued=world.queued - 1), number, state)
-    elif world.tokens:
-        rest = rest._replace(tokens=world.tokens - 1)
-        if state == "alive":
-            yield f"{number} is woken", _told(rest, number, "looks")
-        else:  # a silent child's wait goes on at the child's end
-            yield f"{number}, who is {state}, eats a token", rest if state == "dead" else _again(rest, number)
+    if world.tokens:
+        yield from _carried_out(rules, rest._replace(tokens=world.tokens - 1), number, state)
 
 
-def _claimed(world: World, number: int, state: str) -> Iterator[Step]:
+def _carried_out(rules: Rules, world: World, number: int, state: str) -> Iterator[Step]:
+    """A token has ended the wait of ``number``, and its reserve is carried out."""
+    gets = bool(world.queued) and (state != "buried" or not rules.fenced)
+    after = world._replace(queued=world.queued - gets)
     if state == "alive":
-        yield f"{number} is given a message", _told(world, number, "runs")
-    else:
-        yield f"{number}, who is {state}, is given a message", world._replace(stranded=world.stranded + 1)
+        yield f"{number} is woken, and reserves", _told(after, number, "runs" if gets else "looks")
+    elif state == "buried":
+        yield f"{number}, who is buried, eats a token", after._replace(stranded=after.stranded + gets)
+    else:  # whether dead or silent, it does not hear of it; a silent child's wait goes on at the child's end
+        yield f"{number}, who is {state}, eats a token", after._replace(holding=after.holding + (number,) * gets)
 
 
 def _told(world: World, number: int, state: str) -> World:
@@ -136,32 +152,34 @@ def _told(world: World, number: int, state: str) -> World:
     return world.with_child(place, Child(number, state))
 
 
-def _again(world: World, number: int) -> World:
-    return world._replace(waiting=(*world.waiting, (number, "silent")))
-
-
 def mishaps(rules: Rules, world: World) -> Iterator[Step]:
     """What may happen besides: a child dies and is followed by another one, or its connection falls silent."""
     for place, child in enumerate(world.children):
         if world.deaths and child.state != "runs":
-            waiting = tuple((number, "dead" if number == child.number else was) for number, was in world.waiting)
-            after = world.with_child(place, Child(world.last))
-            yield f"{child.number} dies", after._replace(waiting=waiting, deaths=world.deaths - 1, last=world.last + 1)
+            after = _marked(world.with_child(place, Child(world.last)), child.number, "dead")
+            yield f"{child.number} dies", after._replace(deaths=world.deaths - 1, last=world.last + 1)
         if world.silences and child.state == "waits":
-            waiting = tuple((number, "silent" if number == child.number else was) for number, was in world.waiting)
-            after = world.with_child(place, child._replace(state="silent"))
-            yield f"{child.number} falls silent", after._replace(waiting=waiting, silences=world.silences - 1)
+            after = _marked(world.with_child(place, child._replace(state="silent")), child.number, "silent")
+            yield f"{child.number} falls silent", after._replace(silences=world.silences - 1)
+
+
+def _marked(world: World, number: int, state: str) -> World:
+    """The world with the present wait of a child in another state."""
+    return world._replace(
+        waiting=tuple((other, state if other == number and was != "buried" else was) for other, was in world.waiting)
+    )
 
 
 def check(world: World) -> None:
     """What must hold in every state."""
     if world.stranded:
-        raise Broken("a message was given to a child that was dead and buried")
+        raise Broken("a message was given to a child that was buried, or had begun anew")
 
 
 def all_ended(world: World) -> bool:
     """Whether every message has come and gone."""
-    return not (world.to_come or world.queued) and all(child.state != "runs" for child in world.children)
+    running = any(child.state == "runs" for child in world.children)
+    return not (world.to_come or world.queued or world.holding or running)
 
 
 def visit(deaths: int, silences: int, rules: Rules = Rules(), children: int = CHILDREN) -> int:  # noqa: B008  it is frozen
@@ -173,7 +191,8 @@ def visit(deaths: int, silences: int, rules: Rules = Rules(), children: int = CH
 
 def test_no_message_waits_for_ever() -> None:
     """Whoever dies or falls silent while it waits, every message finds a child."""
-    assert visit(2, 2) > 1000
+    assert visit(2, 1) > 1000
+    assert visit(1, 2) > 1000
 
 
 @pytest.mark.parametrize(
@@ -181,7 +200,8 @@ def test_no_message_waits_for_ever() -> None:
     [
         ("nudges", 1, 0, "can never end"),
         ("bounded", 0, 2, "can never end"),
-        ("waits_for_wake", 1, 0, "dead and buried"),
+        ("fenced", 1, 0, "was buried"),
+        ("gives_back", 0, 1, "can never end"),
     ],
 )
 def test_each_rule_is_needed(rule: str, deaths: int, silences: int, promise: str) -> None:

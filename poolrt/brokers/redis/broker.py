@@ -2,7 +2,7 @@
 
     producer, operator, steward ──▶ calls.py:  any idle connection; repeated within the timeout
     child                       ──▶ owner.py:  its own connection, pipelined, with an epoch
-    idle child, steward         ──▶ wake.py, bell.py: connections that wait
+    steward                     ──▶ bell.py:   a subscription
                                        └──▶ lua/*.lua on the server: the layout of the keys is in lua/parts/names.lua
 
 It must never decode an envelope. What happens in a script happens wholly or, before its first write, not at all.
@@ -26,7 +26,6 @@ from poolrt.brokers.redis.node_folder import node_folder
 from poolrt.brokers.redis.owner import OwnerChannel
 from poolrt.brokers.redis.scripts import script
 from poolrt.brokers.redis.waiting import Waiting
-from poolrt.brokers.redis.wake import Wake
 from poolrt.clock import Clock, SystemClock
 from poolrt.errors import BrokerDamaged, BrokerError, ConfigurationError, Fenced
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
@@ -51,6 +50,7 @@ class RedisBroker(Broker):
     """Whoever can write to the server could otherwise run code here."""
     leases = True
     pipelined = True
+    wakes_children = True
 
     def __init__(self, url: str, *, timeout: float | None = None, clock: Clock | None = None) -> None:
         self._address = Address.parse(url)
@@ -268,6 +268,10 @@ class RedisBroker(Broker):
         """See ``Broker``."""
         return self._attached().answer()
 
+    def submit_when_woken(self, reserve: int, n: int, *, without: Collection[str] = ()) -> int:
+        """See ``Broker``."""
+        return self._attached().submit_when_woken(reserve, n, without)
+
     def resume(self) -> list[tuple[int, int]]:
         """See ``Broker``."""
         return self._attached().resume()
@@ -275,10 +279,6 @@ class RedisBroker(Broker):
     def release(self, deliveries: Sequence[Delivery]) -> int:
         """See ``Broker``."""
         return self._attached().release(deliveries)
-
-    def wake_source(self) -> Wake:
-        """See ``Broker``."""
-        return Wake(self._address, self.timeout, self._clock, self._attached().queues)
 
     # ---- operators
 

@@ -15,7 +15,7 @@ from redis.exceptions import NoScriptError
 
 from poolrt.brokers.redis import wire
 from poolrt.brokers.redis.calls import Calls
-from poolrt.brokers.redis.channel import Channel, Deadline
+from poolrt.brokers.redis.channel import Argument, Channel, Deadline
 from poolrt.brokers.redis.producers import Producer, Producers
 from poolrt.brokers.redis.scripts import script
 from poolrt.clock import Clock
@@ -33,14 +33,15 @@ class Call(NamedTuple):
     """One call that stores messages, and when it must be over."""
 
     batch: Batch
-    blob: bytes
+    told: tuple[Argument, ...]
+    """The messages, as the script takes them."""
     now: float
     producer: Producer
     deadline: Deadline
 
-    def arguments(self) -> tuple[bytes, float, str, int]:
+    def arguments(self) -> tuple[Argument, ...]:
         """Of lua/enqueue.lua."""
-        return self.blob, self.now, self.producer.id, self.producer.number
+        return self.now, self.producer.id, self.producer.number, *self.told
 
 
 class Storing:
@@ -80,8 +81,8 @@ class Storing:
 
     def _begin(self, batch: Batch) -> Call:
         now = self._clock.wall()
-        blob = wire.enqueue_blob(batch, now)
-        return Call(batch, blob, now, self._producers.begin(batch), Deadline(self._calls.timeout))
+        told = wire.enqueue_arguments(batch, now)
+        return Call(batch, told, now, self._producers.begin(batch), Deadline(self._calls.timeout))
 
     def _finish(self, call: Call) -> list[bool]:
         """Make the call, perhaps again, until its deadline."""

@@ -13,8 +13,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from poolrt.brokers.redis.address import Address
@@ -65,21 +64,28 @@ class Calls:
         Raises:
             BrokerError: the last one.
         """
-        deadline = Deadline(self.timeout if deadline is None else min(self.timeout, deadline.left()))
+        if deadline is None or deadline.left() > self.timeout:
+            deadline = Deadline(self.timeout)
         pause = FIRST_PAUSE
         mended = False
         while True:
             began = False
             try:
-                with self._channel(deadline) as channel:
+                with SHIELD:
+                    channel = self.taken(deadline)
                     began = True
-                    return work(channel)
+                    try:
+                        answer = work(channel)
+                    except BaseException:
+                        channel.close()  # an answer may be on its way, which the next call must not read
+                        raise
+                    self.give_back(channel)
+                    return answer
             except BrokerDamaged:
                 if mended:
                     raise
                 mended = True
-                with self._channel(deadline) as channel:
-                    repair(channel, self._clock.wall(), Deadline(deadline.left() / 2))
+                self._mend(deadline)
                 refused = False  # what it met may have been met in its middle
             except (BrokerUnreachable, BrokerBusy, BrokerReadOnly) as error:
                 nap = pause * random.uniform(0.5, 1.5)
@@ -91,24 +97,22 @@ class Calls:
             if began and not refused and on_repeat is not None:
                 on_repeat()
 
-    @contextmanager
-    def _channel(self, deadline: Deadline) -> Iterator[Channel]:
+    def _mend(self, deadline: Deadline) -> None:
         with SHIELD:
-            channel = self._idle_one()
+            channel = self.taken(deadline)
             try:
-                channel.open(max(deadline.left(), 0.001))
-                channel.allow(max(deadline.left(), 0.001))
-                yield channel
+                repair(channel, self._clock.wall(), Deadline(deadline.left() / 2))
             except BaseException:
-                channel.close()  # an answer may be on its way, which the next call must not read
+                channel.close()
                 raise
             self.give_back(channel)
 
     def taken(self, deadline: Deadline) -> Channel:
         """An open connection, for ``give_back`` to end its use; raises BrokerError."""
         channel = self._idle_one()
-        channel.open(max(deadline.left(), 0.001))
-        channel.allow(max(deadline.left(), 0.001))
+        left = max(deadline.left(), 0.001)
+        channel.open(left)
+        channel.allow(left)
         return channel
 
     def give_back(self, channel: Channel) -> None:
@@ -116,6 +120,7 @@ class Calls:
         if channel.unanswered or len(self._idle) >= _KEPT:
             channel.close()
         elif channel.is_open:
+            channel.rests()
             self._idle.append(channel)
 
     def _idle_one(self) -> Channel:
@@ -127,7 +132,7 @@ class Calls:
                 channel = self._idle.pop()
             except IndexError:
                 return Channel(self._address)
-            if not channel.has_news():
+            if (self._address.retry and channel.is_fresh()) or not channel.has_news():
                 return channel
             channel.close()  # the server has closed it, or said something that nobody asked for
 

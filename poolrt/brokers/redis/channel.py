@@ -9,10 +9,11 @@ its owner's ``resume`` (or the script's being safe to repeat) tells more. A conn
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError, RedisError
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from poolrt.errors import BrokerError
 
 Argument = bytes | str | int | float
+
+_FRESH: Final = 0.05
 
 
 class Channel:
@@ -41,6 +44,8 @@ class Channel:
         self._connection: AbstractConnection | None = None
         self._pid = 0
         self._loaded: set[bytes] = set()
+        self._allowed = 0.0
+        self._rests_since = -math.inf
         self.unanswered = 0
 
     @property
@@ -55,6 +60,7 @@ class Channel:
             self._connection = self._address.connect(timeout)
             self._pid = os.getpid()
             self._loaded.clear()
+            self._allowed = 0.0
 
     def fileno(self) -> int:
         """The socket's descriptor; only while it is open."""
@@ -79,10 +85,19 @@ class Channel:
         return bool(poll.poll(0))
 
     def allow(self, seconds: float) -> None:
-        """Let a receive take so long from now on."""
-        if self._connection is not None:
+        """Let each send and receive take so long from now on; 1 % more or less is no other time."""
+        if self._connection is not None and abs(seconds - self._allowed) > 0.01 * self._allowed:
             sock: Any = self._connection._sock  # noqa: SLF001  see fileno
             sock.settimeout(max(seconds, 0.001))
+            self._allowed = seconds
+
+    def rests(self) -> None:
+        """It is idle from now on."""
+        self._rests_since = time.monotonic()
+
+    def is_fresh(self) -> bool:
+        """Whether it was used just now, so that it need not be asked whether the server has closed it."""
+        return time.monotonic() - self._rests_since < _FRESH
 
     def close(self) -> None:
         """Drop the connection; what was not answered never will be."""

@@ -1,6 +1,7 @@
 """A child's own connection: everything its owner says, in order, and the epoch that bars what is older.
 
     submit ──settle.lua──▶ server ──▶ answer          sent and not awaited; answers come in order
+    submit_when_woken ──BLPOP on the wake keys, settle.lua behind it──▶ server ──▶ answer
        └─ any error: the connection is closed ──▶ resume: a new one, the epoch goes up, what is held is told
 
 The server may still run what a broken connection had brought it: Redis executes the buffered command of a client that
@@ -27,6 +28,8 @@ from poolrt.errors import BrokerDamaged, BrokerUnreachable, Fenced
 from poolrt.message import Delivery, Outcome, Owner
 from poolrt.shielding import SHIELD
 
+WAIT: Final = 1
+"""Seconds that the server lets an idle child wait: a dying child can eat a wake-up (protocol.md, rule 23)."""
 UNREADABLE: Final = "its stored form cannot be read"
 
 
@@ -39,10 +42,13 @@ class OwnerChannel:
         self._clock = clock
         self._channel = Channel(address)
         self._url = address.url
+        self._tag = f"{{{address.namespace}}}".encode()
         self._who = f"{owner.slot}.{owner.generation}"
         self._epoch = 0
-        self.queues = list(queues)
-        self._choice = wire.blob((self.queues, ())) if self.queues else b""
+        self._queues = list(queues)
+        self._choice = wire.blob((self._queues, ())) if self._queues else b""
+        self._waits = False
+        """Whether the answer to a BLPOP comes before that of the one submit without an answer."""
         self._unanswered: list[int] = []
         """The reserve numbers of the submits without an answer, the oldest first."""
         self._pid = os.getpid()
@@ -71,20 +77,38 @@ class OwnerChannel:
         """See ``Broker.submit``."""
         with SHIELD:
             self._open_again()
-            choice = wire.blob((self.queues, list(without))) if without else self._choice
-            now = self._clock.wall()
-            self._channel.send_script(
-                script("settle"), self.owner.incarnation, self._who, self._epoch,
-                wire.outcomes_blob(outcomes, now), reserve, n, now, choice,
-            )  # fmt: skip
-            self._unanswered.append(n)
+            self._send(outcomes, reserve, n, without)
+
+    def submit_when_woken(self, reserve: int, n: int, without: Collection[str]) -> int:
+        """See ``Broker.submit_when_woken``."""
+        with SHIELD:
+            self._open_again()
+            keys = [self._tag + b":wake:" + name.encode() for name in self._queues]
+            if not keys:  # the last one is told of queues that are not known yet
+                known = self._channel.ask("HKEYS", self._tag + b":queues")
+                keys = [*(self._tag + b":wake:" + name for name in known), self._tag + b":wake"]
+            self._channel.send("BLPOP", *keys, WAIT)
+            self._waits = True
+            self._send((), reserve, n, without)
+            return self._channel.fileno()
+
+    def _send(self, outcomes: Sequence[Outcome], reserve: int, n: int, without: Collection[str]) -> None:
+        choice = wire.blob((self._queues, list(without))) if without else self._choice
+        now = self._clock.wall()
+        self._channel.send_script(
+            script("settle"), self.owner.incarnation, self._who, self._epoch,
+            wire.outcomes_blob(outcomes, now), reserve, n, now, choice,
+        )  # fmt: skip
+        self._unanswered.append(n)
 
     def answer(self) -> Settled:
         """See ``Broker.answer``."""
         with SHIELD:
             if not self._channel.is_open or not self._unanswered:
                 raise BrokerUnreachable(f"{self._url}: nothing that was sent will be answered any more")
+            waited, self._waits = self._waits, False
             try:
+                woken = waited and self._channel.receive() is not None
                 reply = self._channel.receive()
             except NoScriptError:
                 self._channel.close()
@@ -106,13 +130,14 @@ class OwnerChannel:
                 Delivery(each.envelope, n, place, each.id, each.lost, each.suspect != 0)
                 for place, each in enumerate(stored)
             ]
-            return Settled(deliveries, stale, more != 0)
+            return Settled(deliveries, stale, more != 0, woken)
 
     def resume(self) -> list[tuple[int, int]]:
         """See ``Broker.resume``."""
         with SHIELD:
             self._channel.close()
             self._unanswered.clear()
+            self._waits = False
             self._open()
             if self._damaged:
                 self._mend()
@@ -138,6 +163,7 @@ class OwnerChannel:
         self._nothing_lost = not self._unanswered and (self._channel.is_open or self._nothing_lost)
         self._channel.close()
         self._unanswered.clear()
+        self._waits = False
 
     def _open_again(self) -> None:
         if self._channel.is_open:

@@ -1,15 +1,17 @@
 """What goes between this process and the scripts: one msgpack blob each way, so that neither side parses item by item.
 
-A stored message is ``[seq, lost, suspect, priority, since, queue, task, id, envelope]``; the first four are the
-server's, the rest is made here once and never touched again (lua/parts).
+A stored message is ``[seq, lost, suspect, priority, since, queue, task, id, envelope]``; the server writes ``seq``, and
+anew the next three when they change; the rest is made here once and never touched again (lua/parts).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
+from poolrt.brokers.redis.channel import Argument
 from poolrt.errors import BrokerError, ConfigurationError
 from poolrt.message import HIGHEST_PRIORITY, LOWEST_PRIORITY, Delivery, Enqueue, Outcome, Requeue
 from poolrt.states import TaskState
@@ -44,7 +46,13 @@ _stored_decoder = msgspec.msgpack.Decoder(Stored)
 _kept_decoder = msgspec.msgpack.Decoder(Kept)
 _reply_decoder = msgspec.msgpack.Decoder(tuple[int, int, list[Stored]])
 
+_RANKS: Final = [(HIGHEST_PRIORITY - priority) << 48 for priority in range(HIGHEST_PRIORITY + 1)]
+"""Where the messages of a priority begin in a queue's order; the number of the message is added."""
+_COUNTS: Final = [bytes((0, 0, priority)) for priority in range(HIGHEST_PRIORITY + 1)]
+"""lost, suspect and priority of a new message, as msgpack writes them."""
+
 Item = tuple[str, str, int, float | bool, msgspec.Raw]
+"""id, queue, rank, eta, tail: the stored message behind its ``seq``."""
 
 
 def _text(data: bytes) -> msgspec.Raw:
@@ -54,21 +62,31 @@ def _text(data: bytes) -> msgspec.Raw:
 
 def items_of(messages: Iterable[Enqueue], now: float) -> list[Item]:
     """The messages as ``place`` of lua/parts takes them; raises ConfigurationError for what could not be kept."""
-    return [_item(message, now) for message in messages]
+    return [
+        (each.id, each.queue, _rank(each), False if each.eta is None else float(each.eta), _text(_tail(each, now)))
+        for each in messages
+    ]
 
 
-def _item(message: Enqueue, now: float) -> Item:
+def _rank(message: Enqueue) -> int:
     if not LOWEST_PRIORITY <= message.priority <= HIGHEST_PRIORITY:
         raise ConfigurationError(f"priority {message.priority!r}: write {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}")
-    eta = False if message.eta is None else float(message.eta)
-    rest = (max(now, eta), message.queue, message.task, message.id, message.envelope)
-    return message.id, message.queue, message.priority, eta, _text(_encode(rest)[1:])  # without the array's head
+    return _RANKS[message.priority]
 
 
-def enqueue_blob(messages: Sequence[Enqueue], now: float) -> bytes:
-    """The argument of lua/enqueue.lua."""
+def _tail(message: Enqueue, now: float) -> bytes:
+    since = now if message.eta is None else max(now, message.eta)
+    rest = _encode((since, message.queue, message.task, message.id, message.envelope))
+    return _COUNTS[message.priority] + rest[1:]  # without the array's head
+
+
+def enqueue_arguments(messages: Sequence[Enqueue], now: float) -> tuple[Argument, ...]:
+    """The last arguments of lua/enqueue.lua."""
     try:
-        return _encode(items_of(messages, now))
+        if len(messages) == 1 and messages[0].eta is None:
+            message = messages[0]
+            return message.id, message.queue, _rank(message), _tail(message, now)
+        return (_encode(items_of(messages, now)),)
     except (TypeError, ValueError, OverflowError) as error:
         raise BrokerError(f"a message cannot be stored: {error}") from error
 

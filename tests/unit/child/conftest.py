@@ -97,13 +97,14 @@ class FakeBroker:
         trouble: raised by the next submits.
         refusals: raised by the next resumes.
         floor: reserves up to it give nothing (what a steward recalled).
+        woken: what it says of a submit that waited: whether a wake-up ended the wait.
     """
 
     trusted = True
     leases = False
 
     def __init__(self) -> None:
-        self.pipelined = False
+        self.pipelined = self.wakes_children = False
         self.queue: deque[Message] = deque()
         self.held: dict[tuple[int, int], Message] = {}
         self.log: list[tuple[Any, ...]] = []
@@ -114,14 +115,12 @@ class FakeBroker:
         self.floor = 0
         self.max_held = 0
         self.nudges = 0
-        self.source: FakeSource | None = None
+        self.woken = True
         self.is_cut = False
+        self._waits = False
         self._requests: deque[tuple[Sequence[Outcome], int, int]] = deque()
         self._answers: deque[Settled] = deque()
         self._known: dict[tuple[int, int], Message] = {}
-
-    def wake_source(self) -> FakeSource | None:
-        return self.source
 
     def submit(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Any = ()) -> None:
         self.log.append(("submit", len(outcomes), reserve, n))
@@ -132,6 +131,16 @@ class FakeBroker:
         self._requests.append((outcomes, reserve, n))
         if not self.pipelined:
             self._answers.append(self._do())
+
+    def submit_when_woken(self, reserve: int, n: int, *, without: Any = ()) -> int:
+        assert not self._requests
+        assert not self._answers
+        self.log.append(("wait", reserve, n))
+        if self.trouble:
+            raise self.trouble.pop(0)
+        self._requests.append(((), reserve, n))
+        self._waits = True
+        return 7
 
     def answer(self) -> Settled:
         if self.is_cut:
@@ -155,7 +164,8 @@ class FakeBroker:
             self.held[n, i] = self._known[n, i] = message
             deliveries.append(Delivery(encode_message(message), n, i, message.id, 0, suspect=False))
         self.max_held = max(self.max_held, len(self.held))
-        return Settled(deliveries, stale, bool(self.queue))
+        woken, self._waits = self._waits and self.woken, False
+        return Settled(deliveries, stale, bool(self.queue), woken)
 
     def cut(self, arrived: int = 1000) -> None:
         """Break the connection: of what was submitted and not answered the first ``arrived`` still take effect."""
@@ -179,7 +189,7 @@ class FakeBroker:
             raise self.refusals.pop(0)
         self._requests.clear()
         self._answers.clear()
-        self.is_cut = False
+        self.is_cut = self._waits = False
         return list(self.held)
 
     def release(self, deliveries: Sequence[Delivery]) -> int:
@@ -192,16 +202,6 @@ class FakeBroker:
 
     def nudge(self) -> None:
         self.nudges += 1
-
-
-class FakeSource:
-    """A wake source of which only the closing is seen: ``FakeLifeline`` waits."""
-
-    def __init__(self) -> None:
-        self.closed = 0
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 class FakeLifeline:
@@ -232,7 +232,8 @@ class FakeLifeline:
     def wait_for_work(self, timeout: float | None = None) -> bool:
         return self.when_idle()
 
-    def wait_for_wake(self, source: FakeSource, timeout: float) -> bool:
+    def wait_for_answer(self, fd: int, timeout: float) -> bool:
+        assert fd == 7
         return self.when_idle()
 
 
@@ -403,8 +404,7 @@ def noop(app: App) -> None:
 
 
 @pytest.fixture
-def source(broker: FakeBroker) -> FakeSource:
-    """The wake source of a child whose broker is on a server."""
-    broker.pipelined = True
-    broker.source = FakeSource()
-    return broker.source
+def waiting(broker: FakeBroker) -> FakeBroker:
+    """A broker on a server, which wakes children itself."""
+    broker.pipelined = broker.wakes_children = True
+    return broker

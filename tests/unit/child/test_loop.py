@@ -733,76 +733,161 @@ def test_no_lease_is_needed_where_there_is_none(noop, put, make, broker, row, le
 # ---- idle where the broker wakes
 
 
-def test_a_wake_up_is_followed_by_a_look_and_passed_on(noop, put, make, broker, lifeline, source, caplog) -> None:
-    """Woken, the child looks at once; with more than it took it wakes another."""
+def test_a_wake_up_brings_work_and_is_passed_on(noop, put, make, lifeline, waiting, caplog) -> None:
+    """The answer that it waited for holds the work, without another look; with more than that it wakes another."""
 
     def idle() -> bool:
-        lifeline.cut = bool(broker.done)
-        if not broker.done:
+        lifeline.cut = bool(waiting.done)
+        if not waiting.done:
             put("noop", 3)
-        return True
+        return not lifeline.cut
 
     lifeline.when_idle = idle
     make().run()
-    assert len(broker.done) == 3
-    assert broker.nudges == 1
+    assert len(waiting.done) == 3
+    assert waiting.log[:3] == [("submit", 0, 1, 1), ("wait", 1, 2), ("submit", 1, 4, 3)]
+    assert waiting.nudges == 1
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("age", "warned"), [(3.0, True), (0.2, False)])
-def test_found_without_a_wake_up(noop, put, make, broker, lifeline, source, told, age, warned) -> None:
-    """Work that the watchdog finds should have been announced, unless it is so new that it may be announced yet."""
-
-    def idle() -> bool:
-        lifeline.cut = bool(broker.done)
-        if not broker.done:
-            put("noop", 2)
-            broker.queue = type(broker.queue)(
-                msgspec.structs.replace(message, enqueued_at=time.time() - age) for message in broker.queue
-            )
-        return False
-
-    lifeline.when_idle = idle
-    make().run()
-    assert len(broker.done) == 2
-    assert told == [("warning", "", "", "found work that no wake-up announced")] * warned
-    assert broker.nudges == 1, "another child may be idle just so"
-    assert source.closed >= 2, "a busy child takes no wake-ups; nor does one that left"
-
-
-def test_a_broken_wake_source_is_trouble(noop, put, make, broker, lifeline, source) -> None:
-    """It is closed, told, and asked again after a look at the queue and ever longer pauses; what came is found."""
+def test_a_wait_that_ends_by_itself_is_begun_again(make, lifeline, waiting) -> None:
+    """Without another look at the queue: the broker has just had one."""
     idles = []
 
     def idle() -> bool:
-        idles.append(source.closed)
+        waiting.woken = False
+        idles.append(waiting.log[-1])
+        lifeline.cut = len(idles) == 3
+        return not lifeline.cut
+
+    lifeline.when_idle = idle
+    make().run()
+    assert idles == [("wait", 1, 2), ("wait", 1, 3), ("wait", 1, 4)]
+
+
+@pytest.mark.parametrize(("age", "warned"), [(3.0, True), (0.2, False)])
+def test_found_without_a_wake_up(noop, put, make, lifeline, waiting, told, age, warned) -> None:
+    """Work that the end of a wait finds should have been announced, unless it is so new that it may be yet."""
+
+    def idle() -> bool:
+        lifeline.cut = bool(waiting.done)
+        if not waiting.done:
+            waiting.woken = False
+            put("noop", 2)
+            waiting.queue = type(waiting.queue)(
+                msgspec.structs.replace(message, enqueued_at=time.time() - age) for message in waiting.queue
+            )
+        return not lifeline.cut
+
+    lifeline.when_idle = idle
+    make().run()
+    assert len(waiting.done) == 2
+    assert told == [("warning", "", "", "found work that no wake-up announced")] * warned
+    assert waiting.nudges == 1, "another child may be idle just so"
+
+
+def test_a_wait_that_breaks_is_trouble(noop, put, make, lifeline, waiting) -> None:
+    """It is told, and begun again after a look at the queue and ever longer pauses; what came is found."""
+    idles = []
+
+    def idle() -> bool:
+        idles.append(len(waiting.log))
         if len(idles) < 5:
-            raise BrokerUnreachable("reset")
+            waiting.cut(arrived=0)
+            return True
         lifeline.cut = True
         return False
 
     lifeline.when_idle = idle
     lifeline.when_ordered = lambda: len(lifeline.waits) == 2 and put("noop")
     make().run()
-    assert idles == [0, 1, 2, 3, 4]
     assert [wait > 0.02 * 2**number for number, wait in enumerate(lifeline.waits)] == [True] * 4
-    assert lifeline.sent[0] == Trouble("BrokerUnreachable: reset")
+    assert lifeline.sent[0] == Trouble("BrokerUnreachable: cut")
     assert lifeline.sent[-2:] == [Trouble(""), Leaving("supervisor gone", 1)]
-    assert len([entry for entry in broker.log if entry[0] == "resume"]) == 4
+    assert len([entry for entry in waiting.log if entry[0] == "resume"]) == 5, "and when it left"
 
 
-def test_an_idle_child_that_is_retired_closes_its_wake_source(make, row, broker, lifeline, source) -> None:
-    """It asks the broker for nothing more: a wake-up that it would take is another child's."""
+def test_what_a_broken_wait_brought_goes_back(noop, put, make, lifeline, waiting) -> None:
+    """The server reserved, and its answer was lost: nothing stays with a child that does not know of it."""
+    idles = []
 
     def idle() -> bool:
-        row.order = Order.RETIRE
+        idles.append(1)
+        if len(idles) == 1:
+            put("noop", 1)
+            waiting.cut(arrived=1)
+            return True
+        lifeline.cut = True
         return False
 
     lifeline.when_idle = idle
     make().run()
-    assert source.closed == 1
-    assert len(broker.log) == 1
+    assert ("release", 1) in waiting.log
+    assert len(waiting.done) == 1
+    assert not waiting.held
+
+
+def test_a_wait_that_cannot_begin_is_trouble(noop, put, make, lifeline, waiting, busy) -> None:
+    """As any other call."""
+    idles = []
+
+    def idle() -> bool:
+        idles.append(1)
+        waiting.trouble = [busy] if len(idles) == 1 else []
+        lifeline.cut = len(idles) == 2
+        return not lifeline.cut
+
+    lifeline.when_idle = idle
+    make().run()
+    assert lifeline.sent[0].text.startswith("BrokerBusy")
+
+
+def test_silence_is_trouble(noop, put, make, lifeline, waiting, clock) -> None:
+    """Pokes that order nothing do not end a wait; that no answer comes at all does, after some seconds."""
+    idles = []
+
+    def idle() -> bool:
+        idles.append(waiting.log[-1])
+        if len(idles) == 2:
+            clock[0] += 7 * 10**9
+        lifeline.cut = len(idles) == 4
+        return False
+
+    lifeline.when_idle = idle
+    make().run()
+    assert idles[:3] == [("wait", 1, 2), ("wait", 1, 2), ("wait", 1, 4)]
+    assert "silent" in lifeline.sent[0].text
+
+
+@pytest.mark.parametrize("came", [0, 2])
+def test_an_idle_child_that_is_retired_takes_its_wait_back(noop, put, make, row, lifeline, waiting, came) -> None:
+    """It asks for nothing more, and what the server gave it at the last moment goes back."""
+
+    def idle() -> bool:
+        row.order = Order.RETIRE
+        put("noop", came)
+        waiting.cut(arrived=1)
+        return False
+
+    lifeline.when_idle = idle
+    make().run()
+    assert [entry[0] for entry in waiting.log] == ["submit", "wait", "resume", *["release"] * bool(came)]
+    assert not waiting.held
+    assert len(waiting.queue) == came
     assert lifeline.sent == [Leaving("retired", 0)]
+
+
+def test_an_idle_child_that_is_retired_while_its_broker_is_away(make, row, lifeline, waiting) -> None:
+    """It has nothing to settle, so it leaves; what it may hold its steward puts back."""
+
+    def idle() -> bool:
+        row.order = Order.RETIRE
+        waiting.refusals = [BrokerUnreachable("away")] * 3
+        return False
+
+    lifeline.when_idle = idle
+    make().run()
+    assert lifeline.sent[-1] == Leaving("retired", 0)
 
 
 @pytest.mark.parametrize("pipelined", [False, True])

@@ -1,8 +1,24 @@
--- Parts: names waking placing
--- ARGV: items (msgpack [[id, queue, priority, eta or false, rest], …]), now, producer, number of its call.
+-- Parts: names
+-- When needed: waking placing, for place wake
+-- ARGV: now, producer, number of its call, then either items (see placing.lua), or of one message that may run at once:
+--       id, queue, rank, tail.
 -- Reply: for each item 1 if it was new, else 0; or just 1 if this call was carried out before (producers.py).
-local key = P .. ':producer:' .. ARGV[3]
-if (tonumber(call('GET', key) or '0') or 0) >= tonumber(ARGV[4]) then return 1 end
-local new = place(cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2]))
-call('SET', key, ARGV[4], 'EX', 600) -- a call is repeated within seconds, by its caller later
+local producer = P .. ':producer:' .. ARGV[2]
+if (tonumber(call('GET', producer) or '0') or 0) >= tonumber(ARGV[3]) then return 1 end
+local new
+if not ARGV[5] then
+    new = place(cmsgpack.unpack(ARGV[4]), tonumber(ARGV[1]))
+else -- as place does, at 60 % of its cost
+    local id, queue = ARGV[4], ARGV[5]
+    new = { 0 }
+    if call('HEXISTS', RES, id) == 0 then
+        local seq = call('INCR', SEQ)
+        new[1] = call('HSETNX', MSG, id, '\153' .. cmsgpack.pack(seq) .. ARGV[7])
+        if new[1] == 1 then
+            call('ZADD', ready(queue), ARGV[6] + seq, id)
+            if call('HGET', QUEUES, queue) ~= '1' or call('LLEN', P .. ':wake:' .. queue) == 0 then wake(queue) end
+        end
+    end
+end
+call('SET', producer, ARGV[3], 'EX', 600) -- a call is repeated within seconds, by its caller later
 return new

@@ -1,5 +1,5 @@
--- Parts: names holding ending
--- When needed: waking placing queueing choosing, for place quarantine choose
+-- Parts: names
+-- When needed: holding waking placing ending queueing choosing, for settle quarantine choose
 -- End deliveries and reserve the next, in one step.
 -- ARGV: incarnation, slot.generation, epoch, outcomes (msgpack [groups, endings] or ''), reserve, n, now,
 --       choice (msgpack [queues, tasks to leave to others] or '')
@@ -28,24 +28,28 @@ if ARGV[8] ~= '' then
         for _, task in ipairs(choice[2]) do avoided[task] = true end
     end
 end
-local queues, suspected = {}, false
+local queues, suspected, asked = {}, false, reserve > 0 and n > (tonumber(state[2] or '0') or 0)
 for at = 1, #known, 2 do
     local queue = known[at]
     if known[at + 1] ~= '0' and (not chosen or chosen[queue]) then
-        local suspects_wait = call('EXISTS', suspects(queue)) == 1
-        if suspects_wait or call('EXISTS', ready(queue)) == 1 then queues[#queues + 1] = queue end
-        suspected = suspected or suspects_wait
+        queues[#queues + 1] = queue
+        suspected = suspected or call('EXISTS', suspects(queue)) == 1
     end
 end
 
-local ids = {}
-if reserve > 0 and n > (tonumber(state[2] or '0') or 0) and #queues > 0 then
-    if #queues == 1 and not suspected and not avoided then
-        -- Cheaper than ZPOPMIN, which writes out each score.
-        ids = call('ZRANGE', ready(queues[1]), 0, reserve - 1)
-        if #ids > 0 then call('ZREMRANGEBYRANK', ready(queues[1]), 0, #ids - 1) end
-    else
-        ids = choose(queues, reserve, avoided, suspected, held)
+local ids, more = {}, 0
+if asked and #queues == 1 and not suspected and not avoided then
+    -- Cheaper than ZPOPMIN, which writes out each score; and one too many says whether there is more.
+    ids = call('ZRANGE', ready(queues[1]), 0, reserve)
+    if #ids > reserve then
+        ids[#ids] = nil
+        more = 1
+    end
+    if #ids > 0 then call('ZREMRANGEBYRANK', ready(queues[1]), 0, #ids - 1) end
+else
+    if asked and #queues > 0 then ids = choose(queues, reserve, avoided, suspected, held) end
+    for _, queue in ipairs(queues) do
+        if call('EXISTS', ready(queue)) == 1 or (suspected and call('EXISTS', suspects(queue)) == 1) then more = 1 end
     end
 end
 
@@ -60,10 +64,6 @@ if #ids > 0 then
         end
     end
     if #ids > 0 then call('HSET', held, ARGV[6], cmsgpack.pack(ids)) end
-end
-local more = 0
-for _, queue in ipairs(queues) do
-    if call('EXISTS', ready(queue)) == 1 or call('EXISTS', suspects(queue)) == 1 then more = 1 end
 end
 local count = #values < 16 and string.char(144 + #values) or '\220' .. struct.pack('>H', #values)
 return '\147' .. cmsgpack.pack(stale, more) .. count .. table.concat(values)

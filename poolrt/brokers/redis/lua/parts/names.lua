@@ -20,19 +20,23 @@
 --   :foreign:KEY:TIME   a key of another type than ours, renamed        :mending  string  how far repair.lua has come
 --
 -- A stored message is a msgpack array [seq, lost, suspect, priority, since, queue, task, id, envelope]. The first four
--- are written here; the rest is the producer's and is never touched.
+-- are written here (of a new message: the first); the rest is the producer's and is never touched.
 -- A script reads before it writes: an error of a foreign key then comes before anything has changed.
-local P = KEYS[1]
-local MSG, RES, DELAYED, QUEUES = P .. ':msg', P .. ':res', P .. ':delayed', P .. ':queues'
-local WAITERS, CANCEL, SEQ = P .. ':waiters', P .. ':cancel', P .. ':seq'
-local NO_OWNER = false -- a nil reply: fenced
+-- Each name is one line, which a script has only if it uses the name (scripts.py).
 local call = redis.call
-
--- With maxmemory reached, the server refuses what needs memory only as the first write of a script. What frees memory,
--- or keeps a node alive, begins with a write that needs none; enqueue does not, and is refused as a whole.
-local function despite_full_memory() call('DEL', P .. ':none') end
-
+local P = KEYS[1]
+local MSG = P .. ':msg'
+local RES = P .. ':res'
+local DELAYED = P .. ':delayed'
+local QUEUES = P .. ':queues'
+local WAITERS = P .. ':waiters'
+local CANCEL = P .. ':cancel'
+local SEQ = P .. ':seq'
+local NO_OWNER = false -- a nil reply: fenced
 local function ready(queue) return P .. ':ready:' .. queue end
 local function suspects(queue) return P .. ':suspect:' .. queue end
 local function held_by(inc, who) return P .. ':held:' .. inc .. '/' .. who end
 local function owners_of(inc) return P .. ':own:' .. inc end
+-- With maxmemory reached, the server refuses what needs memory only as the first write of a script. What frees memory,
+-- or keeps a node alive, begins with a write that needs none; enqueue does not, and is refused as a whole.
+local function despite_full_memory() call('DEL', P .. ':none') end

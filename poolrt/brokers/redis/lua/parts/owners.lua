@@ -1,8 +1,6 @@
 -- Nodes, their starts, and what becomes of what an owner held.
 local NODES, BEATS, GONE = P .. ':nodes', P .. ':beats', P .. ':gone'
 
-local function owners_of(inc) return P .. ':own:' .. inc end
-
 -- The owners of a start that may be heard, as slot.generation.
 local function owners(inc)
     local found = {}

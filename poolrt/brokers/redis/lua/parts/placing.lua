@@ -15,7 +15,7 @@ local function place_some(items, first, last, now, new)
             seen[id] = true
             new[at] = 1
             values[#values + 1] = id
-            values[#values + 1] = '\153' .. cmsgpack.pack(seq, 0, 0, item[3]) .. item[5]
+            values[#values + 1] = '\153' .. cmsgpack.pack(seq) .. item[5]
             if eta and eta > now then
                 etas[#etas + 1] = eta
                 etas[#etas + 1] = id
@@ -25,7 +25,7 @@ local function place_some(items, first, last, now, new)
                     into = {}
                     ranks[queue] = into
                 end
-                into[#into + 1] = (9 - item[3]) * 281474976710656 + seq
+                into[#into + 1] = item[3] + seq
                 into[#into + 1] = id
             end
         end
@@ -45,7 +45,7 @@ local function place_some(items, first, last, now, new)
     end
 end
 
--- Store new messages; returns for each whether it was new. items: {id, queue, priority, eta or false, rest}.
+-- Store new messages; returns for each whether it was new. items: {id, queue, rank, eta or false, tail}, see wire.py.
 local function place(items, now)
     local new = {}
     for first = 1, #items, 1000 do place_some(items, first, math.min(first + 999, #items), now, new) end
