@@ -142,7 +142,7 @@ def decode_message(envelope: bytes) -> Message:
     if not envelope.startswith(_PREFIX):
         raise DecodingError(_why_unreadable(envelope))
     try:
-        return _message_decoder.decode(memoryview(envelope)[1:])
+        return _message_decoder.decode(envelope[1:])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodingError(f"damaged envelope: {error}") from None
 

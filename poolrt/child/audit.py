@@ -66,6 +66,7 @@ class Audit:
         self._resident = resident
         self._tell = tell
         self._action = settings.leak_action
+        self._watches = settings.leak_action != "ignore"
         self._lowest = descriptors.lowest_free()
         self._watch = DescriptorWatch(descriptors.limit(), self._lowest, descriptors.scan, collect=self._collect)
         self.settle_first: Callable[[], None] = lambda: None
@@ -88,7 +89,7 @@ class Audit:
         if not self._tasks % _ZOMBIES_EVERY:
             self._reap_adopted()
             lowest = -1
-        reason = self._look_at_descriptors(task) if self._action != "ignore" else None
+        reason = self._look_at_descriptors(task) if self._watches else None
         if self._ceiling and reason is None:
             reason = self._look_at_memory(task)
         if reason is None and self._lowest != lowest and _file_of(self._lock_fd) != self._lock:

@@ -174,9 +174,9 @@ class Loop:
     def _when_to_reserve_ahead(self) -> int:
         """From how many left on the next batch may be reserved: 5 ms of expected work. Behind a task that is unknown
         that is never, since it counts as a whole batch."""
-        seconds, left = 0.0, 0
+        seconds, left, expected = 0.0, 0, self._pace.expected
         for execution in reversed(self._held):
-            seconds += self._pace.expected(execution.message.task)
+            seconds += expected(execution.message.task)
             if seconds > _AHEAD_SECONDS:
                 break
             left += 1
@@ -193,12 +193,12 @@ class Loop:
 
     def _may_start(self) -> bool:
         """Whether the next task may be started. If not, what is in its way was dealt with, and orders are looked at."""
-        settler = self._settler
-        if settler.unanswered and settler.is_behind():
+        settler, now = self._settler, time.monotonic_ns()
+        if settler.unanswered and settler.is_behind(now):
             self._receive()
         elif self._ahead_at and len(self._held) <= self._ahead_at and not settler.reserving:
             self._reserve_ahead()
-        elif settler.outcomes and self._is_late(self._held[0]):
+        elif settler.outcomes and self._is_late(now):
             if self._ahead_at and len(self._held) <= self._ahead_from and not settler.reserving:
                 self._reserve_ahead()
             else:
@@ -214,10 +214,10 @@ class Loop:
         self._ahead_at = 0
         self._settler.send(self._room())
 
-    def _is_late(self, following: Execution) -> bool:
+    def _is_late(self, now: int) -> bool:
         """Whether a finished task would wait more than 2 ms for the following one to end."""
-        expected = self._pace.expected(following.message.task)
-        return time.monotonic_ns() - self._settler.oldest + int(expected * 1e9) > SETTLE_WITHIN_NS
+        expected = self._pace.expected(self._held[0].message.task)
+        return now - self._settler.oldest + expected * 1e9 > SETTLE_WITHIN_NS
 
     def _run_next(self) -> None:
         """Run one of what is held, and look at what it left."""

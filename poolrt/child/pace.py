@@ -66,9 +66,9 @@ class Pace:
 
     def keep(self, tasks: list[str]) -> int:
         """How many of a reserved batch to keep, at least one: the budget's worth."""
-        total, kept = 0.0, 0
+        total, kept, expected = 0.0, 0, self.expected
         for task in tasks:
-            total += self.expected(task)
+            total += expected(task)
             if kept and total > BATCH_SECONDS:
                 break
             kept += 1

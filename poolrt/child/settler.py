@@ -125,13 +125,17 @@ class Settler:
             self.oldest = time.monotonic_ns()
         self.outcomes.append(outcome)
 
-    def is_behind(self) -> bool:
-        """Whether the oldest answer is to be read before anything is started (protocol.md, rule 23)."""
+    def is_behind(self, now: int) -> bool:
+        """Whether the oldest of the unanswered is to be answered before anything is started (protocol.md, rule 23).
+
+        Args:
+            now: CLOCK_MONOTONIC ns.
+        """
         waiting = self.unanswered
-        return bool(waiting) and (
-            len(waiting) > MOST_UNANSWERED
+        return (
+            now - waiting[0].at > ANSWERED_WITHIN_NS
             or self._unsettled + len(self.outcomes) > MOST_UNSETTLED
-            or time.monotonic_ns() - waiting[0].at > ANSWERED_WITHIN_NS
+            or len(waiting) > MOST_UNANSWERED
         )
 
     def send(self, room: int) -> None:

@@ -150,7 +150,7 @@ class _Reader:
 
     def _apply(self, name: str, kind: str, raw: Command) -> None:
         words = [word.decode(errors="surrogateescape") for word in raw]
-        if kind == "msg" and name == "HSET":
+        if kind == "msg" and name in ("HSET", "HSETNX"):
             for task_id, value in zip(words[::2], raw[1::2], strict=True):
                 self._message(task_id, value)
         elif kind == "msg" and name == "HDEL":

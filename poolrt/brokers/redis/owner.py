@@ -190,7 +190,7 @@ class OwnerChannel:
         where = (self.owner.incarnation, self._who)
         reply = self._channel.call(script("held_values"), *where) or []
         damaged = [
-            (int(n), [int(i)])
+            (int(n), int(i), int(i))
             for n, i, value in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
             if not wire.is_readable(value)
         ]

@@ -7,7 +7,7 @@ anew the next three when they change; the rest is made here once and never touch
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -44,7 +44,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 _stored_decoder = msgspec.msgpack.Decoder(Stored)
 _kept_decoder = msgspec.msgpack.Decoder(Kept)
-_reply_decoder = msgspec.msgpack.Decoder(tuple[int, int, list[Stored]])
+_stored_list_decoder = msgspec.msgpack.Decoder(list[Stored])
 
 _RANKS: Final = [(HIGHEST_PRIORITY - priority) << 48 for priority in range(HIGHEST_PRIORITY + 1)]
 """Where the messages of a priority begin in a queue's order; the number of the message is added."""
@@ -103,20 +103,23 @@ def ending_of(outcome: Outcome, now: float) -> tuple[str, str, msgspec.Raw, list
     return outcome.state or "", f"{now + outcome.ttl:.3f}", _text(record), follow_ups
 
 
-Group = tuple[int, list[int]]
-"""The number of a reserve, and places in it."""
+Group = tuple[int, int, int]
+"""The number of a reserve, and the first and last of some places in it."""
 
 
 def groups_of(deliveries: Iterable[Delivery]) -> list[Group]:
     """Deliveries by the reserve that took them, as ``take_out`` of lua/parts/holding.lua wants them; in their order."""
     groups: list[Group] = []
-    last = -1
+    n = first = following = -1
     for delivery in deliveries:
-        if delivery.n != last:
-            last = delivery.n
-            places: list[int] = []
-            groups.append((last, places))
-        places.append(delivery.i)
+        if delivery.i != following or delivery.n != n:
+            if following >= 0:
+                groups.append((n, first, following - 1))
+            n = delivery.n
+            first = following = delivery.i
+        following += 1
+    if following >= 0:
+        groups.append((n, first, following - 1))
     return groups
 
 
@@ -184,6 +187,7 @@ def read_kept(value: bytes) -> Kept:
     return _kept_decoder.decode(value)
 
 
-def read_reply(value: bytes) -> tuple[int, int, list[Stored]]:
+def read_reply(reply: Sequence[Any]) -> tuple[int, int, list[Stored]]:
     """What lua/settle.lua says: how many were stale, whether there is more, and what was reserved; DecodeError."""
-    return _reply_decoder.decode(value)
+    stored = reply[2:]
+    return reply[0], reply[1], _stored_list_decoder.decode(b"".join((b"\xdc", len(stored).to_bytes(2), *stored)))

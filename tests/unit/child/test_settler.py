@@ -110,7 +110,7 @@ def test_a_server_that_forgets_is_told_again(put, loop, broker, row, more) -> No
 
 def test_what_was_answered_long_ago_is_forgotten(loop, clock) -> None:
     """After 2 s it is not kept: a server that forgets it then has it run again."""
-    settler = loop._settler
+    settler, now = loop._settler, clock[0]
     outcome = Outcome(Delivery(b"", 1, 1, "x", 0, suspect=False), TaskState.SUCCEEDED)
     kept = []
     for seconds in (0, 1.5, 0.4, 0.2, 1.9):
@@ -258,21 +258,21 @@ def test_nothing_is_started_behind_an_overdue_answer(app, put, loop, broker, clo
     assert seen == [0, 0, 2], "the first submit's answer was overdue, the second's not"
 
 
-def test_outcomes_do_not_pile_up(put, loop, broker, row) -> None:
+def test_outcomes_do_not_pile_up(put, loop, broker, row, clock) -> None:
     """However quick the tasks, a batch and a half at most is finished and not answered for."""
-    settler = loop._settler
+    settler, now = loop._settler, clock[0]
     outcome = Outcome(Delivery(b"", 1, 1, "x", 0, suspect=False), TaskState.SUCCEEDED)
     for count, send in ((MOST_UNSETTLED - 10, True), (10, False)):
-        assert not settler.is_behind()
+        assert not (settler.unanswered and settler.is_behind(now))
         for _ in range(count):
             settler.add(outcome)
         if send:
             settler.send(0)
-    assert not settler.is_behind()
+    assert not settler.is_behind(now)
     settler.add(outcome)
-    assert settler.is_behind()
+    assert settler.is_behind(now)
     settler.receive()
-    assert not settler.is_behind()
+    assert not settler.unanswered
 
 
 def test_few_answers_wait_unread(put, loop, broker, row) -> None:

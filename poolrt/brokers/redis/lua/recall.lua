@@ -9,7 +9,7 @@ local held, put = held_by(ARGV[1], who), 0
 if upto > (tonumber(call('HGET', own, 'floor.' .. who) or '0') or 0) then call('HSET', own, 'floor.' .. who, upto) end
 for _, each in ipairs(all_held(held)) do
     if each[1] <= upto and (each[1] > n or (each[1] == n and each[2] > i)) then
-        take_out(held, each[1], { each[2] })
+        take_one(held, each[1], each[2])
         put_back(each[3])
         forget_words({ each[3] })
         put = put + 1

@@ -1,8 +1,11 @@
 -- Parts: names waking queueing placing holding ending owners
--- Take what cannot be read out of what an owner holds. ARGV: incarnation, slot.generation, reason, groups (msgpack).
+-- Take what cannot be read out of what an owner holds. ARGV: incarnation, slot.generation, reason,
+-- groups (msgpack [[n, first, last], …]).
 local held = held_by(ARGV[1], ARGV[2])
 for _, group in ipairs(cmsgpack.unpack(ARGV[4])) do
-    for _, id in ipairs(take_out(held, group[1], group[2])) do
+    local ids = {}
+    take_out(held, group, ids, 0)
+    for _, id in ipairs(ids) do
         if id then
             quarantine(call('HGET', MSG, id) or id, ARGV[3] .. ' (message ' .. id .. ')')
             call('HDEL', MSG, id)

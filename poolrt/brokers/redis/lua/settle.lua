@@ -3,7 +3,7 @@
 -- End deliveries and reserve the next, in one step.
 -- ARGV: incarnation, slot.generation, epoch, outcomes (msgpack [groups, endings] or ''), reserve, n, now,
 --       choice (msgpack [queues, tasks to leave to others] or '')
--- Reply: msgpack [stale, more, [stored message, …]], its parts put one after the other; nil when the owner is fenced.
+-- Reply: {stale, more, stored message, …}; nil when the owner is fenced.
 local inc, who, reserve, n, now = ARGV[1], ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local state = call('HMGET', P .. ':own:' .. inc, who, 'floor.' .. who)
 if state[1] ~= ARGV[3] then return NO_OWNER end
@@ -65,5 +65,7 @@ if #ids > 0 then
     end
     if #ids > 0 then call('HSET', held, ARGV[6], cmsgpack.pack(ids)) end
 end
-local count = #values < 16 and string.char(144 + #values) or '\220' .. struct.pack('>H', #values)
-return '\147' .. cmsgpack.pack(stale, more) .. count .. table.concat(values)
+-- Not joined: to make a string the server reads all of it, at 1.5 ns a byte.
+table.insert(values, 1, more)
+table.insert(values, 1, stale)
+return values

@@ -31,7 +31,7 @@ end
 -- Drop the messages of live, keep the records of ids and place their follow-ups. The error of a foreign key comes while
 -- the message is still there, so that repair.lua can queue it again, or when all the follow-ups are stored.
 local function finish(live, ids, endings, now)
-    local following = #endings > 0 and keep_records(ids, endings) or {}
+    local following = keep_records(ids, endings)
     if #following > 0 then
         call('HLEN', RES)
         call('ZCARD', DELAYED)
@@ -61,27 +61,35 @@ local function forget_words(ids)
     if #ids > 0 and call('EXISTS', CANCEL) == 1 then call('SREM', CANCEL, unpack(ids)) end
 end
 
--- End deliveries of what is held (a key); how many were not there. groups = {{n, {place, …}}, …}; the last #endings of all
+-- End deliveries of what is held (a key); how many were not there. groups = {{n, first, last}, …}; the last #endings of all
 -- these places have more to do than to end: see finish.
 local function settle(held, groups, endings, now)
-    local ids, live, ended = {}, {}, {}
+    local ids, total, stale = {}, 0, 0
     for _, group in ipairs(groups) do
-        local taken = take_out(held, group[1], group[2])
-        for at = 1, #taken do ids[#ids + 1] = taken[at] end
+        local gone
+        total, gone = take_out(held, group, ids, total)
+        stale = stale + gone
     end
-    local plain = #ids - #endings
-    for at = 1, #ids do
-        local id = ids[at]
-        if id then
-            live[#live + 1] = id
-            local ending = endings[at - plain]
-            if not ending or ending[1] ~= '' or not ending[4] then ended[#ended + 1] = id end
+    if stale == total then return stale end
+    local live = ids
+    if stale > 0 then
+        live = {}
+        for at = 1, total do
+            if ids[at] then live[#live + 1] = ids[at] end
         end
     end
-    if #live > 0 then
-        finish(live, { unpack(ids, plain + 1) }, endings, now)
+    if #endings == 0 then
+        call('HDEL', MSG, unpack(live))
+        tell_waiters(live)
+    else
+        local ended, plain = {}, total - #endings
+        for at = 1, total do
+            local ending = endings[at - plain]
+            if ids[at] and (not ending or ending[1] ~= '' or not ending[4]) then ended[#ended + 1] = ids[at] end
+        end
+        finish(live, { unpack(ids, plain + 1, total) }, endings, now)
         tell_waiters(ended)
-        forget_words(live)
     end
-    return #ids - #live
+    forget_words(live)
+    return stale
 end

@@ -1,15 +1,21 @@
 -- What an owner holds. One field for a whole reserve: what goes through redis.call is what a script costs.
 
--- Take these places (from 0) out of reserve n: the ids, false for what was not held any more.
-local function take_out(held, n, places)
+-- Take a group {n, first, last}, places from 0, out of reserve n: its ids are put behind the first `total` of taken, false
+-- for what was not held any more. How many taken has now, and how many of these were not held.
+local function take_out(held, group, taken, total)
+    local n, first, last, stale, left = group[1], group[2] + 1, group[3] + 1, 0, false
     local packed = call('HGET', held, n)
     local fine, ids = pcall(cmsgpack.unpack, packed or '\144')
     if not fine or type(ids) ~= 'table' then ids = {} end
-    local taken, left = {}, false
-    for at = 1, #places do
-        local place = places[at] + 1
-        taken[at] = ids[place] or false
-        if ids[place] then ids[place] = false end
+    for at = first, last do
+        local id = ids[at] or false
+        total = total + 1
+        taken[total] = id
+        if id then
+            ids[at] = false
+        else
+            stale = stale + 1
+        end
     end
     for at = 1, #ids do
         if ids[at] then
@@ -19,8 +25,11 @@ local function take_out(held, n, places)
     end
     if packed then call('HDEL', held, n) end -- first, since it needs no memory: see names.lua
     if left then call('HSET', held, n, cmsgpack.pack(ids)) end
-    return taken
+    return total, stale
 end
+
+-- Take one id out of its place.
+local function take_one(held, n, i) take_out(held, { n, i, i }, {}, 0) end
 
 -- Everything an owner holds: {n, place, id}.
 local function all_held(held)

@@ -21,10 +21,10 @@ local function end_owner(inc, who, verdicts, now, suspect)
             known[id] = nil
             settled = settled + 1
             if ending then
-                settle(held, { { n, { i } } }, { ending }, now)
+                settle(held, { { n, i, i } }, { ending }, now)
             else
                 requeued = requeued + 1
-                take_out(held, n, { i })
+                take_one(held, n, i)
                 forget_words({ id })
                 put_back_lost(id, eta)
             end
