@@ -110,7 +110,7 @@ def test_a_server_that_forgets_is_told_again(put, loop, broker, row, more) -> No
 
 def test_what_was_answered_long_ago_is_forgotten(loop, clock) -> None:
     """After 2 s it is not kept: a server that forgets it then has it run again."""
-    settler, now = loop._settler, clock[0]
+    settler = loop._settler
     outcome = Outcome(Delivery(b"", 1, 1, "x", 0, suspect=False), TaskState.SUCCEEDED)
     kept = []
     for seconds in (0, 1.5, 0.4, 0.2, 1.9):
