@@ -307,8 +307,8 @@ class Loop:
 
     def _idle(self) -> None:
         """Wait until there may be something to run, or an order."""
-        if self._wakes_children:
-            while not self._held and self._wait_for_broker():
+        if self._wakes_children:  # an order may have come beside an answer, so its poke is taken: look at the row
+            while not (self._held or self._row.order or self._lifeline.cut) and self._wait_for_broker():
                 pass
         else:
             self._row.activity(Activity.IDLE)

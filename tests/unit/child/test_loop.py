@@ -877,6 +877,21 @@ def test_an_idle_child_that_is_retired_takes_its_wait_back(noop, put, make, row,
     assert lifeline.sent == [Leaving("retired", 0)]
 
 
+def test_an_order_beside_an_empty_answer(make, row, lifeline, waiting) -> None:
+    """Its poke was taken with the answer, and no other comes: the child must not wait again."""
+    idles = []
+
+    def idle() -> bool:
+        idles.append(1)
+        assert len(idles) == 1
+        row.order = Order.RETIRE
+        return True
+
+    lifeline.when_idle = idle
+    make().run()
+    assert lifeline.sent == [Leaving("retired", 0)]
+
+
 def test_an_idle_child_that_is_retired_while_its_broker_is_away(make, row, lifeline, waiting) -> None:
     """It has nothing to settle, so it leaves; what it may hold its steward puts back."""
 
