@@ -21,7 +21,7 @@ import msgspec
 from stress.cluster import ledger
 from stress.cluster.account import Loss
 from stress.cluster.ledger import Run
-from stress.cluster.machines import Machine, Sender, Told
+from stress.cluster.machines import CHILDREN, Machine, Sender, Told
 from tests.servers import Server
 
 RENEWALS: Final = 5
@@ -181,7 +181,9 @@ class Cluster:
             f"by {first.node} after {after:.2f} s, {len(more)} times more",
         )  # fmt: skip
         requeued = first.numbers.get("requeued")
-        self.claim("they put back what it held", requeued == len(held), f"{requeued} of {len(held)}")
+        # An idle child's reserve waits on the server: what was queued within that second was given to it.
+        most = max(len(held), CHILDREN)
+        self.claim("they put back what it held", len(held) <= requeued <= most, f"{requeued}, of {len(held)} seen held")
 
     def _bring_back(self, machine: Machine, act: str, gate: Path) -> None:
         if act in ("cut", "keep"):
