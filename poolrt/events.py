@@ -66,6 +66,8 @@ class EventKind(enum.StrEnum):
     """The broker refuses work; fetching stops until it is back."""
     BROKER_BACK = "broker-back"
     """The broker works again."""
+    LEAK_FOUND = "leak-found"
+    """A task leaves something behind; told again when the count has doubled. ``poolrt leaks`` shows them all."""
     LEFT_BEHIND = "left-behind"
     """Processes that somebody left were ended."""
     WARNING = "warning"

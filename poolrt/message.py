@@ -237,6 +237,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     """The highest resident size that its child had reached, in bytes; 0 where it is not known."""
     stack: str = ""
     """The last Python stacks of its child, where the interpreter could still give them."""
+    report: bytes | None = None
+    """What else is known of the end of its child; see hygiene.crash_report."""
 
 
 _record_decoder = msgspec.msgpack.Decoder(Record)

@@ -3,8 +3,8 @@
     SUPERVISOR ──NodeFiles, Fork────────────▶ TEMPLATE      one socketpair, made before the template's exec
                ◀─Ready, Failed, Forked, Exited──
     SUPERVISOR ──Poke (look at your row)────▶ CHILD         one socketpair a child: its lifeline
-               ◀─Up, Leaving, BootFailed, Trouble──
-    SUPERVISOR ──Bury, Reclaim, Poke────────▶ STEWARD       the same lifeline, for the child that is the steward
+               ◀─Up, Leaving, BootFailed, Trouble, Found──
+    SUPERVISOR ──Bury, Reclaim, Poke, Leaked▶ STEWARD       the same lifeline, for the child that is the steward
                ◀─Up, Settled, LeaseLost, CancelRun, Recalled, Status, Happened──
 
 SOCK_SEQPACKET keeps frames apart, and end-of-file on either side means that the other process died. A send
@@ -20,6 +20,7 @@ import msgspec
 
 from poolrt.board import Running
 from poolrt.events import Event
+from poolrt.hygiene.findings import Finding, LeakRow, fitting
 from poolrt.message import encodable
 from poolrt.posix.unix_sockets import recv_packet_with_fds, send_packet_with_fds
 
@@ -150,6 +151,20 @@ class Trouble(_Notice, frozen=True):
     """Its store is damaged, deleted or replaced: it will not work again for this node."""
 
 
+class Found(_Notice, frozen=True):
+    """Something that a task left behind; its texts are cut to what fits."""
+
+    finding: Finding
+    at: float
+    """Wall time."""
+    task_id: str = ""
+    """Of the run that was caught, where one was."""
+
+    def __post_init__(self) -> None:
+        """Cut the texts: a path, or a stack, may be longer than a frame."""
+        msgspec.structs.force_setattr(self, "finding", fitting(self.finding))
+
+
 # ---- supervisor to steward
 
 
@@ -172,6 +187,8 @@ class Bury(_Notice, frozen=True):
     """The child's exit code, or minus the signal that ended it."""
     peak_rss: int = 0
     stack: str = ""
+    report: bytes | None = None
+    """See hygiene.crash_report; it goes into the record as it is."""
 
 
 class Reclaim(_Notice, frozen=True):
@@ -181,6 +198,12 @@ class Reclaim(_Notice, frozen=True):
     incarnation: str
     running: tuple[Running, ...] | None
     """None when no board survived."""
+
+
+class Leaked(_Notice, frozen=True):
+    """What a task left behind since the last notice of this kind, task and what: to be added to the broker's row."""
+
+    row: LeakRow
 
 
 # ---- steward to supervisor
@@ -238,7 +261,7 @@ class Happened(_Notice, frozen=True):
 
 Notice = (
     Fork | Ready | Failed | Forked | ForkFailed | Exited | NodeFiles | Poke | Up | Leaving | BootFailed
-    | Trouble | Bury | Reclaim | Settled | LeaseLost | CancelRun | Recalled | Status | Happened
+    | Trouble | Found | Bury | Reclaim | Leaked | Settled | LeaseLost | CancelRun | Recalled | Status | Happened
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
@@ -259,9 +282,18 @@ def encode(notice: Notice) -> bytes:
     try:
         return _encoder.encode(notice)
     except UnicodeEncodeError:
-        fields = msgspec.structs.asdict(notice).items()
-        plain = {name: encodable(value) for name, value in fields if isinstance(value, str)}
-        return _encoder.encode(msgspec.structs.replace(notice, **plain))
+        return _encoder.encode(_plain(notice))
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with what cannot be encoded in its texts written out, however deep they are."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.replace(value, **{k: _plain(v) for k, v in msgspec.structs.asdict(value).items()})
+    if isinstance(value, dict):
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def decode(frame: bytes) -> Notice:

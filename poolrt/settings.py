@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 
 from poolrt.errors import ConfigurationError
+from poolrt.hygiene.findings import parse_allowed, parse_policies
 from poolrt.units import format_duration, format_size, parse_duration, parse_size
 
 
@@ -142,15 +143,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "SIZE",
         ),
     ] = 0
-    leak_action: Annotated[
+    leak_policy: Annotated[
         str,
         Row(
             _HYGIENE,
-            "What to do about a child whose tasks leave descriptors open run after run; with ignore nobody looks.",
-            Kind.CHOICE,
-            choices=("recycle", "warn", "ignore"),
+            "What to do about what tasks leave behind: ignore, warn, recycle or fail for all kinds, or KIND=ACTION, "
+            "comma-separated; a kind that is not named keeps its default.",
+            Kind.TEXT,
+            "POLICIES",
         ),
-    ] = "recycle"
+    ] = ""
+    leak_allow: Annotated[
+        str,
+        Row(
+            _HYGIENE,
+            "What is no leak: KIND:PATTERN, comma-separated, with * for any kind; a shell pattern for what is left.",
+            Kind.TEXT,
+            "PATTERNS",
+        ),
+    ] = ""
     soft_time_limit: Annotated[
         float,
         Row(
@@ -262,6 +273,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.max_tasks_jitter > 90:
             raise ConfigurationError(f"max_tasks_jitter is a percentage up to 90, not {self.max_tasks_jitter}")
+        for name, parse in (("leak_policy", parse_policies), ("leak_allow", parse_allowed)):
+            try:
+                parse(getattr(self, name))
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{name}: {error}") from None
 
 
 class Setting(NamedTuple):

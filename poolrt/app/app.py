@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     priority: int | None
     expires: float | str | None
     acks_late: bool | None
+    leaks: str | None
 
 
 class Decorator(Protocol):
@@ -87,6 +88,7 @@ class App:
         self.result_ttl = parse_duration(result_ttl)
         self.tasks: dict[str, Task[Any, Any]] = {}
         self.child_start_hooks: list[Callable[[], object]] = []
+        self.leak_checks: list[Callable[[], Iterable[str]]] = []
         frame = sys._getframe(1)
         self.made_by: str = frame.f_code.co_qualname
         """The function that made this app, ``<module>`` for none: its local tasks are made with it, in workers too."""
@@ -125,7 +127,7 @@ class App:
             function: the function, when used as a bare decorator.
             name: unique in the app; ``module.function`` by default.
             options: see TaskOptions: queue, max_retries, retry_backoff, retry_for, time_limit, soft_time_limit,
-                memory_limit, ignore_result, priority, expires, acks_late, bind.
+                memory_limit, ignore_result, priority, expires, acks_late, leaks, bind.
 
         Raises:
             DuplicateTask: the name is taken by another function; both places are named.
@@ -144,6 +146,15 @@ class App:
             return task
 
         return register if function is None else register(function)
+
+    def leak_check(self, check: Callable[[], Iterable[str]]) -> Callable[[], Iterable[str]]:
+        """Let ``check`` name what is checked out of a pool that poolrt does not know, such as ``["db:5432"]``.
+
+        Called in a child between two tasks, often: it must be quick. What it names after runs of a task, and did not
+        before, that task did not give back.
+        """
+        self.leak_checks.append(check)
+        return check
 
     def on_child_start(self, hook: Callable[[], object]) -> Callable[[], object]:
         """Run ``hook`` in each child after its fork, before its first task: open what must not cross a fork."""

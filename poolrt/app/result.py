@@ -91,6 +91,15 @@ class AsyncResult(Generic[R]):
         return self._record.error.traceback or None
 
     @property
+    def crash_report(self) -> str | None:
+        """What is known of a task that ended its child, as ``poolrt dead show`` prints it; None for any other."""
+        if not self.ready() or self._record is None or self._record.report is None:
+            return None
+        from poolrt.hygiene.crash_report import as_text, describe
+
+        return as_text(describe(self._record))
+
+    @property
     def result(self) -> R | BaseException | None:
         """The value, the exception it ended with, or None while it has not ended."""
         if not self.ready():

@@ -16,6 +16,7 @@ from poolrt.app.request import Request, current_request
 from poolrt.app.result import AsyncResult
 from poolrt.codec import PICKLE, encode_arguments, pickle
 from poolrt.errors import ConfigurationError, MemoryLimitExceeded, SoftTimeLimitExceeded, TimeLimitExceeded
+from poolrt.hygiene.findings import parse_policies
 from poolrt.message import HIGHEST_PRIORITY, LOWEST_PRIORITY, MAX_ID_BYTES, Enqueue, Message, new_task_id
 from poolrt.script import main_script
 from poolrt.units import format_duration, parse_duration, parse_size
@@ -54,6 +55,8 @@ class TaskOptions:
     bind: bool = False
     acks_late: bool = True
     """False: it runs at most once. If its child dies or is stopped while running it, it has failed with WorkerLost."""
+    leaks: str = ""
+    """What to do about what it leaves behind, ``"threads=ignore"``; it goes before the node's ``leak_policy``."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant; raises ConfigurationError."""
@@ -69,6 +72,9 @@ class TaskOptions:
         for kind in self.retry_for:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                 raise ConfigurationError(f"retry_for takes exception classes, not {kind!r}")
+        if not isinstance(self.leaks, str):
+            raise ConfigurationError(f"leaks is a text such as 'threads=ignore', not {self.leaks!r}")
+        parse_policies(self.leaks)
 
     @classmethod
     def parse(cls, **given: Any) -> TaskOptions:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from poolrt.hygiene.findings import LeakRow
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
 from poolrt.states import TaskState
 
@@ -234,6 +235,13 @@ class Broker(abc.ABC):
         """Wake an idle child of some node if messages are queued. The steward calls it each tick, since a dying
         child can take a wake-up with it; a child calls it when it was woken and ``Settled.more`` is true."""
 
+    @abc.abstractmethod
+    def note_leaks(self, rows: Sequence[LeakRow], *, call: str) -> None:
+        """Add what tasks left behind to what is known of it: rows of one kind, task and what are summed. Kept are
+        ``LeakTable.MOST_ROWS`` of them: those seen last.
+
+        ``call`` names the call: made again after an error, with the same rows, it counts once."""
+
     # ---- children
 
     @abc.abstractmethod
@@ -310,6 +318,14 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     def ended(self, state: TaskState, limit: int = 100) -> list[Found]:
         """The newest records in a final ``state``."""
+
+    @abc.abstractmethod
+    def leaks(self) -> list[LeakRow]:
+        """What the tasks of all nodes left behind since ``forget_leaks``, ordered as ``LeakTable.rows`` does."""
+
+    @abc.abstractmethod
+    def forget_leaks(self) -> int:
+        """Drop all rows of ``leaks``; how many there were."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -1,8 +1,13 @@
-"""What a task left behind in its child, looked at after each task; says whether the child must be recycled.
+"""What a task left behind in its child, looked at after its run; says whether the child must be recycled.
 
-    after(task) ── lowest free descriptor (0.6 us) ──▶ hygiene.descriptors ── a finding ──▶ leave, or warn
-                ── resident size (1.7 us, with a ceiling only) ── above ──▶ gc, trim, look again ──▶ leave
-                ── every 64 tasks: zombies that came to this subreaper ──▶ reap
+    after(task, runtime) ── each run ──▶ lowest free descriptor (0.8 us) ──▶ hygiene.descriptors
+                         ── each run ──▶ child.memory_audit: resident size (1.7 us, with a ceiling only), sampled runs
+                         ── when there is time for it ──▶ hygiene's other watches, by the runs since they last looked
+                                                     ──▶ the handlers of poolrt's signals; the lock; dead orphans
+    Finding ──Policies──▶ nothing | told | told, and the child leaves | told, the child leaves, and the run fails
+
+A look costs some microseconds: what the runs since the last one took decides when there is time for it. A watch that
+has found something and does not know whose it is asks for a look after each run, until it does.
 
 Processes that live on are ended with the child, whatever its end (see template/main.py); here only the dead are buried.
 """
@@ -11,169 +16,176 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from poolrt.events import EventKind
+from poolrt.child.memory_audit import MemoryAudit
+from poolrt.child.orphans import Orphans
+from poolrt.child.watches import Verdict
+from poolrt.hygiene.descriptor_verdicts import NearTheLimit
 from poolrt.hygiene.descriptors import DescriptorWatch
+from poolrt.hygiene.findings import Action, LeakKind
+from poolrt.hygiene.task_state import StateWatch
 from poolrt.posix import descriptors
-from poolrt.posix.memory import release_free_memory
-from poolrt.posix.processes import dead_children
-from poolrt.posix.reaping import reap_one
 from poolrt.posix.signals import reserved_handlers
 from poolrt.states import Activity
-from poolrt.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from poolrt.board import RowWriter
+    from poolrt.child.watches import Watch
+    from poolrt.hygiene.findings import Finding, Policies
     from poolrt.posix.memory import ResidentSize
-    from poolrt.settings import Settings
 
-_ZOMBIES_EVERY: Final = 64
-_READ_AGAIN_NS: Final = 1_000_000
-"""Runs of one task within a millisecond share a reading: they grow by 2 MiB at most, and by the same name."""
-_ADOPTED_AFTER: Final = 5.0
-"""Seconds a zombie must have been one before it is taken for an orphan that nobody waits for."""
-
-
-class Reason(NamedTuple):
-    """Why a child must be recycled."""
-
-    reason: str
-    task: str
-    """The task that is named."""
+OF_DESCRIPTORS: Final = (LeakKind.CONNECTIONS, LeakKind.CLOSE_WAIT, LeakKind.UNCLOSED, LeakKind.FILES)
+_SHARE: Final = 0.04
+"""Of the time that tasks run, what looks may take."""
+_NS_PER_RUN: Final = 300
+"""What each run adds to that, so that runs that take no time are looked at too: every twentieth or so."""
 
 
 class Audit:
-    """Looks at one child after each of its tasks.
+    """Looks at one child after each of its runs.
 
     Args:
-        settings: max_memory_per_child, leak_action.
+        policies: what is done about findings.
+        ceiling: max_memory_per_child in bytes; 0 for none.
         row: where the lowest free descriptor is published.
         resident: this child's resident size.
-        tell: reports an event: kind, task, task id, cause.
+        found: tells a finding that is not ignored.
+        lock_fd: the node's lock, which every child holds; -1 for none.
     """
 
     def __init__(
-        self, settings: Settings, row: RowWriter, resident: ResidentSize,
-        tell: Callable[[EventKind, str, str, str], None], lock_fd: int = -1,
+        self, policies: Policies, ceiling: int, row: RowWriter, resident: ResidentSize,
+        found: Callable[[Finding], None], lock_fd: int = -1,
     ) -> None:  # fmt: skip
-        self._ceiling = settings.max_memory_per_child
+        self._policies = policies
         self._row = row
-        self._resident = resident
-        self._tell = tell
-        self._action = settings.leak_action
-        self._watches = settings.leak_action != "ignore"
+        self._found = found
+        self._watches: list[Watch] = []
+        self._state: StateWatch | None = None
+        self._memory = MemoryAudit(
+            ceiling, resident, self.collect, samples=policies.watches(LeakKind.MEMORY), settle=self._settle
+        )
+        self.samples_next = self._memory.samples_next
+        self.sample = self._memory.sample
         self._lowest = descriptors.lowest_free()
-        self._watch = DescriptorWatch(descriptors.limit(), self._lowest, descriptors.scan, collect=self._collect)
+        self._watches_descriptors = any(map(policies.watches, OF_DESCRIPTORS))
+        self._descriptors = DescriptorWatch(descriptors.limit(), self._lowest, descriptors.scan, collect=self.collect)
         self.settle_first: Callable[[], None] = lambda: None
         """Called before a collection: finalizers of what tasks left run there, and may hang or crash."""
+        self.goes_first = policies.may_fail
+        """Whether a verdict may say that the run fails: so it comes before the outcome is taken to be settled. Else it
+        comes after, since a look may meet what hangs or crashes."""
         self._handlers = reserved_handlers()
         self._lock_fd = lock_fd
         self._lock = _file_of(lock_fd)
-        self._tasks = 0
-        self._zombies: dict[int, float] = {}
-        self._rss = resident.read() if self._ceiling else 0
-        self._read_at = 0
-        self._last_task = ""
-        self._grown: dict[str, int] = {}
+        self._orphans = Orphans()
+        self._ran: dict[str, int] = {}
+        self._time_left = 0.0
+        """Nanoseconds that looks may take by now."""
+        self._look_takes = 0
+        self._singly: list[Watch] = []
+        """Watches that want to look after each run, and have seen all runs since they said so."""
         row.fds(self._lowest)
 
-    def after(self, task: str) -> Reason | None:
-        """Look at what this task left; why the child must be recycled, or None."""
-        self._tasks += 1
-        lowest = self._lowest
-        if not self._tasks % _ZOMBIES_EVERY:
-            self._reap_adopted()
-            lowest = -1
-        reason = self._look_at_descriptors(task) if self._watches else None
-        if self._ceiling and reason is None:
-            reason = self._look_at_memory(task)
-        if reason is None and self._lowest != lowest and _file_of(self._lock_fd) != self._lock:
-            # Without it nothing proves that this child is dead when its node has died (protocol.md, rule 16).
-            reason = Reason(f"{task} closed the node's lock, which every child holds", task)
-        if reason is None and reserved_handlers() != self._handlers:
-            reason = Reason(f"{task} changed the handler of SIGUSR1 or SIGUSR2, which are poolrt's", task)
-        return reason
+    def add(self, watches: Iterable[Watch]) -> None:
+        """Watches that look, too, when there is time for it."""
+        self._watches += watches
+        self._state = next((watch for watch in self._watches if isinstance(watch, StateWatch)), None)
 
-    def _look_at_descriptors(self, task: str) -> Reason | None:
+    def after(self, task: str, runtime: float) -> Verdict | None:
+        """Look at what a run of this task, which took ``runtime`` seconds, left; what is to be done, if anything."""
+        verdict = self._look_at_descriptors(task) if self._watches_descriptors else None
+        if self._memory.found:
+            verdict = self._act(self._memory.findings(), task) or verdict
+        if self._memory.ceiling and verdict is None:
+            verdict = self._memory.look(task)
+        ran = self._ran
+        ran[task] = ran.get(task, 0) + 1
+        self._time_left += runtime * (1e9 * _SHARE) + _NS_PER_RUN
+        if verdict is None and self._time_left > self._look_takes:
+            verdict = self._look(task)
+        elif verdict is None and self._singly:
+            verdict = self._look_singly(task)
+        return verdict
+
+    def leaving(self) -> None:
+        """The child leaves: tell what was found and could be given to no task so far."""
+        self._act(self._memory.leaving() + (self._state.unnamed() if self._state is not None else []), "")
+
+    def _look(self, task: str) -> Verdict | None:
+        began = time.perf_counter_ns()
+        ran, self._ran = self._ran, {}
+        findings: list[Finding] = []
+        for watch in self._watches:
+            findings += watch.look({task: 1} if watch in self._singly else ran)
+        self._singly = [watch for watch in self._watches if watch.wants_each]
+        self._orphans.reap()
+        verdict = self._broken(ran) or self._act(findings, task)
+        if verdict is None and self._state is not None and self._state.must_leave:
+            verdict = Verdict(self._state.must_leave, task)
+        took = time.perf_counter_ns() - began
+        self._look_takes = max(took, (3 * self._look_takes + took) // 4)  # a slow one was no exception yet
+        self._time_left = 0.0
+        return verdict
+
+    def _look_singly(self, task: str) -> Verdict | None:
+        """Each run is looked at by the watches that ask for it, until the next look of all, whatever it costs."""
+        findings: list[Finding] = []
+        for watch in self._singly:
+            findings += watch.look({task: 1})
+        return self._act(findings, task) if findings else None
+
+    def _act(self, findings: Sequence[Finding], task: str) -> Verdict | None:
+        """Tell what was found, and say what follows for the child and for the run of ``task`` that just ended."""
+        verdict = None
+        for finding in findings:
+            action = self._policies.action(finding)
+            if action is Action.IGNORE:
+                continue
+            self._found(finding)
+            if isinstance(finding, NearTheLimit) and action is Action.WARN:
+                action = Action.RECYCLE  # before a run of this child meets EMFILE
+            if action is Action.FAIL and finding.task == task:
+                verdict = Verdict(finding.reason, task, finding.reason)
+            elif action is not Action.WARN and verdict is None:
+                verdict = Verdict(finding.reason, finding.task)
+        return verdict
+
+    def _broken(self, ran: Mapping[str, int]) -> Verdict | None:
+        """Whether a task broke what poolrt itself needs."""
+        names = " or ".join(sorted(ran))
+        if reserved_handlers() != self._handlers:
+            return Verdict(f"{names} changed the handler of SIGUSR1 or SIGUSR2, which are poolrt's", names)
+        return self._without_lock(names)
+
+    def _without_lock(self, names: str) -> Verdict | None:
+        """Without the lock nothing proves that this child is dead when its node has died (protocol.md, rule 16)."""
+        if _file_of(self._lock_fd) == self._lock:
+            return None
+        return Verdict(f"{names} closed the node's lock, which every child holds", names)
+
+    def _look_at_descriptors(self, task: str) -> Verdict | None:
         lowest = descriptors.lowest_free()
         if lowest != self._lowest:
             self._lowest = lowest
             self._row.fds(lowest)
-        finding = self._watch.after(task, lowest)
-        if finding is None:
-            return None
-        if self._action == "recycle":
-            return Reason(finding.reason, finding.task)
-        self._tell(EventKind.WARNING, finding.task, "", finding.reason)
-        return None
+            if verdict := self._without_lock(task):
+                return verdict
+        findings = self._descriptors.after(task, lowest)
+        return self._act(findings, task) if findings else None
 
-    def _look_at_memory(self, task: str) -> Reason | None:
-        """Above the ceiling it looks again after a collection and a trim: garbage and freed pages are no reason.
-
-        Named is the task during whose runs the child has grown most. That is a hint and no proof: a leak may fill pages
-        that another task's peak has left.
-        """
-        now = time.monotonic_ns()
-        if task == self._last_task and now - self._read_at < _READ_AGAIN_NS:
-            return None
-        self._last_task, self._read_at = task, now
-        before = self._resident.read()
-        if before != self._rss:
-            self._grown[task] = self._grown.get(task, 0) + before - self._rss
-            self._rss = before
-        if before <= self._ceiling:
-            return None
-        self._collect()
-        release_free_memory()
-        after = self._resident.read()
-        self._grown[task] = self._grown.get(task, 0) + after - before
-        self._rss = after
-        if after <= self._ceiling:
-            return None
-        most = max(self._grown, key=lambda name: self._grown[name])
-        return Reason(
-            f"max_memory_per_child: {format_size(after)} ({format_size(before)} before a collection), its ceiling is "
-            f"{format_size(self._ceiling)}; it has grown by {format_size(max(0, self._grown[most]))} during {most}",
-            most,
-        )
-
-    def _collect(self) -> int:
+    def _settle(self) -> None:
         self.settle_first()
         self._row.activity(Activity.AUDIT)
+
+    def collect(self) -> int:
+        """A full collection, with all that is finished settled before: finalizers may hang or crash."""
+        self._settle()
         return gc.collect()
-
-    def _reap_adopted(self) -> None:
-        """Reap orphans that came to this subreaper and ended. A task's own children are its own to wait for.
-
-        Whose a zombie is cannot be read from /proc. So a ``Popen`` or ``multiprocessing`` process that someone still
-        holds is left alone, and any other zombie is given some seconds in which a ``waitpid`` may come for it.
-        """
-        now = time.monotonic()
-        dead = dead_children()
-        self._zombies = {pid: self._zombies.get(pid, now) for pid in dead}
-        old = [pid for pid, since in self._zombies.items() if now - since >= _ADOPTED_AFTER]
-        if old:
-            awaited = _awaited()
-            for pid in old:
-                if pid not in awaited:
-                    reap_one(pid)
-                    del self._zombies[pid]
-
-
-def _awaited() -> set[int]:
-    """Pids of processes that an object here will wait for. Few objects are looked at: what was imported is frozen."""
-    found: set[int] = set()
-    subprocess, process = sys.modules.get("subprocess"), sys.modules.get("multiprocessing.process")
-    if subprocess is not None:
-        found.update(thing.pid for thing in gc.get_objects() if isinstance(thing, subprocess.Popen))
-    if process is not None:
-        found.update(child.pid for child in process.active_children() if child.pid)
-    return found
 
 
 def _file_of(fd: int) -> tuple[int, int] | None:

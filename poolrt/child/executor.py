@@ -87,6 +87,11 @@ class Execution:
         self.memory_limit = memory_limit
         self.taken_at = 0
 
+    @property
+    def name_bytes(self) -> bytes:
+        """The task's name, for the board."""
+        return self.task.name_bytes if self.task is not None else self.message.task.encode()
+
 
 class Executor:
     """Runs executions, one at a time.
@@ -166,7 +171,7 @@ class Executor:
         hard, soft = self.limits.deadlines(message, started)
         memory = execution.memory_limit
         self._row.run(
-            delivery.n, delivery.i, message.id.encode(), _name_bytes(execution), started, hard, soft, memory
+            delivery.n, delivery.i, message.id.encode(), execution.name_bytes, started, hard, soft, memory
         )  # fmt: skip
         if hard or soft or memory:
             first = soft or hard or started + LOOK_EVERY_NS
@@ -255,6 +260,15 @@ class Executor:
         finally:
             self._interrupter.leaving_loop()
 
+    def current_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop of the async tasks, once there was one."""
+        return self._loop
+
+    def failed_by(self, execution: Execution, leak: str) -> Outcome:
+        """The Outcome of the last run, whose leak makes it fail by policy."""
+        delivery, message = execution.delivery, execution.message
+        return self._ended(delivery, message, TaskState.FAILED, "LeakFound", leak, runtime=self.runtime)
+
     def close(self) -> None:
         """Close the loop of the async tasks, if there was one."""
         if self._loop is not None:
@@ -299,16 +313,10 @@ class Executor:
 
     def _unreadable(self, delivery: Delivery, error: DecodingError) -> Outcome:
         log.error("message %s is dead: %s", delivery.task_id, error)
-        info = ErrorInfo("DecodingError", str(error))
         record = Record(
-            TaskState.DEAD,
-            "",
-            time.time(),
-            error=info,
-            lost=delivery.lost,
-            owner=self._owner,
-            envelope=_bytes_of(delivery.envelope),
-        )
+            TaskState.DEAD, "", time.time(), error=ErrorInfo("DecodingError", str(error)), lost=delivery.lost,
+            owner=self._owner, envelope=_bytes_of(delivery.envelope),
+        )  # fmt: skip
         return Outcome(delivery, TaskState.DEAD, encode_record(record), DEAD_TTL)
 
     def _unknown(self, delivery: Delivery, message: Message) -> Outcome:
@@ -368,10 +376,6 @@ def _out_of_group(error: BaseException) -> BaseException:
             break
         error = found.exceptions[0]
     return error
-
-
-def _name_bytes(execution: Execution) -> bytes:
-    return execution.task.name_bytes if execution.task is not None else execution.message.task.encode()
 
 
 def _bytes_of(envelope: object) -> bytes:

@@ -24,7 +24,7 @@ from poolrt.events import EventKind
 from poolrt.message import Outcome
 from poolrt.notice import Leaving, Poke
 from poolrt.posix.boot import boottime_ns
-from poolrt.states import Activity, Order
+from poolrt.states import Activity, Order, TaskState
 
 if TYPE_CHECKING:
     from poolrt.board import RowWriter
@@ -225,6 +225,9 @@ class Loop:
         if execution.memory_limit and self._row.done and self._executor.limits.has_outgrown(execution.memory_limit):
             self._leave_for = f"memory of earlier tasks: too much for the memory_limit of {execution.message.task}"
             return
+        sampled = self._audit.samples_next(execution.message.task)
+        if sampled and not (self._held and self._held[0] is execution):
+            return  # all was settled before the sample: the broker may have said that this one is not ours any more
         outcome = self._executor.run(execution)
         if outcome is not None:  # else it was interrupted, because the node stops: to be put back with the others
             self._held.popleft()
@@ -233,18 +236,28 @@ class Loop:
         task = execution.message.task
         if self._executor.tainted:
             self._leave_for, self._culprit = f"tainted: {self._executor.tainted}", task
-        if outcome is None:
-            return
-        self._pace.learn(task, runtime := self._executor.runtime)
+        if outcome is not None:
+            self._finish(execution, outcome, sampled=sampled)
+
+    def _finish(self, execution: Execution, outcome: Outcome, *, sampled: bool) -> None:
+        """A run has ended: learn from it, take its outcome, look at what it left."""
+        task, runtime = execution.message.task, self._executor.runtime
+        self._pace.learn(task, runtime)
+        verdict = self._audit.after(task, runtime) if self._audit.goes_first else None
+        if verdict is not None and verdict.fails and outcome.state is TaskState.SUCCEEDED:
+            outcome = self._executor.failed_by(execution, verdict.fails)
         self._settler.add(outcome)
+        if sampled:
+            self._audit.sample(task, outcome)
         if runtime > SLOW_SECONDS and self._held and time.monotonic_ns() - execution.taken_at > _BATCH_NS:
             self._pace.believe(task, runtime)
             self._put_back_rest()
-        finding = self._audit.after(task)
+        if not self._audit.goes_first:
+            verdict = self._audit.after(task, runtime)
         if self._leave_for:
             return
-        if finding is not None:
-            self._leave_for, self._culprit = finding.reason, finding.task
+        if verdict is not None and verdict.reason:
+            self._leave_for, self._culprit = verdict.reason, verdict.task
         elif self._max_tasks and self._row.done >= self._max_tasks:
             self._leave_for = "max_tasks_per_child"
 
@@ -323,7 +336,10 @@ class Loop:
         until = time.monotonic() + _SILENT_AFTER
         while not self._lifeline.wait_for_answer(fd, until - time.monotonic()):
             if self._row.order or self._lifeline.cut:
-                self._settler.take_back()
+                if self._row.order == Order.STANDBY:
+                    self._settler.take_back()
+                else:  # it leaves: what came at the last moment is put back by its burial, and a broker may be away
+                    self._settler.hang_up()
                 return False
             if time.monotonic() >= until:
                 self._settler.recover(BrokerUnreachable("the connection on which this child waits for work is silent"))
@@ -362,6 +378,7 @@ class Loop:
     def _leave(self, reason: str) -> None:
         """Say so, so that a successor takes the place now; then put back what is held and settle the rest."""
         self._lifeline.send(Leaving(reason, self._row.done, self._culprit))
+        self._audit.leaving()
         self._row.activity(Activity.LEAVE)
         self._put_back()  # refused or not: the steward puts back what a child that is gone still held
         self._row.activity(Activity.LEAVE)

@@ -26,10 +26,13 @@ from poolrt.child.interruption import Interrupter
 from poolrt.child.lifeline import Lifeline
 from poolrt.child.limits import Limits
 from poolrt.child.loop import Loop
+from poolrt.child.output import keep_last_output
+from poolrt.child.watches import watches_for
 from poolrt.errors import BrokerCorrupt, BrokerError, Fenced
 from poolrt.events import Event, EventKind
+from poolrt.hygiene.findings import Policies
 from poolrt.message import Owner
-from poolrt.notice import BootFailed, Happened, Poke, Up, shorten
+from poolrt.notice import BootFailed, Found, Happened, Poke, Up, shorten
 from poolrt.posix.memory import ResidentSize
 from poolrt.posix.prctl import ParentGone, become_subreaper, die_with_parent, set_process_title
 from poolrt.posix.signals import ignore_with_noop_handlers
@@ -40,6 +43,7 @@ from poolrt.states import EX_BOOT_FAILED, EX_CUT_OFF, EX_FENCED, EX_STORE_GONE, 
 if TYPE_CHECKING:
     from poolrt.app.app import App
     from poolrt.board import Board
+    from poolrt.hygiene.temp_folders import TempFolders
 
 log = logging.getLogger("poolrt.child")
 
@@ -108,14 +112,17 @@ def queues_of(settings: Settings) -> tuple[str, ...]:
 
 
 def run(
-    app: App, place: Place, board: Board, sock: socket.socket, wake: socket.socket, stacks: int, lock_fd: int
+    app: App, place: Place, board: Board, sock: socket.socket, wake: socket.socket, stacks: int, lock_fd: int,
+    temp_folders: TempFolders | None = None,
 ) -> int:  # fmt: skip
     """The child's main; returns its exit code."""
     began = time.monotonic()
     settle_in(place, f"poolrt:{place.slot}.{place.generation}", stacks)
     row = board.writer(place.slot)
     row.boot(os.getpid())
+    keep_last_output(stacks, row)
     lifeline = Lifeline(sock, wake)
+    temp_folder = temp_folders.make(place.slot, place.generation) if temp_folders is not None else None
     try:
         app.broker.attach(place.owner, queues_of(place.settings))
         for hook in app.child_start_hooks:
@@ -136,7 +143,14 @@ def run(
     executor = Executor(
         app, place.owner, row, limits, settings.max_deliveries, interrupter, lambda: lifeline.send(Poke()), tell
     )
-    audit = Audit(settings, row, resident, tell, lock_fd)
+    policies = Policies(settings.leak_policy, settings.leak_allow)
+    for name, task in app.tasks.items():
+        policies.learn(name, task.options.leaks)
+    audit = Audit(
+        policies, settings.max_memory_per_child, row, resident,
+        lambda finding: lifeline.send(Found(finding, time.time())), lock_fd,
+    )  # fmt: skip
+    audit.add(watches_for(policies, app.leak_checks, executor.current_loop, temp_folder, audit.collect))
     lifeline.send(Up(time.monotonic() - began, resident.read()))
     try:
         Loop(app.broker, executor, audit, row, lifeline, place.max_tasks, tell).run()
@@ -154,5 +168,7 @@ def run(
     finally:
         row.activity(Activity.LEAVE)
     executor.close()
+    if temp_folders is not None:
+        temp_folders.drop(place.slot, place.generation)
     # The broker is not closed: the process ends now, all is committed, and a close costs 0.3 ms of each recycling.
     return 0

@@ -167,6 +167,11 @@ class Settler:
             self.recover(error)
             return None
 
+    def hang_up(self) -> None:
+        """Wait for nothing any more, without asking the broker: a later call begins with ``recover``."""
+        self._broker.close()
+        self._forget_unanswered()
+
     def take_back(self) -> None:
         """Give up what waits to be answered; what it brought nevertheless is put back."""
         try:

@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "serve": "poolrt.cli.serve:serve",
     "status": "poolrt.cli.status:status",
     "top": "poolrt.cli.top:top",
+    "leaks": "poolrt.cli.leaks:leaks",
+    "dead": "poolrt.cli.dead:dead",
     "demo": "poolrt.cli.demo.command:demo",
 }
 """Each command and where it lives, in the order of the help."""

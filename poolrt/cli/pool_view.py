@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ STYLES = {
     "run": "bold cyan", "idle": "dim", "standby": "dim",
     "child-crashed": "red", "child-killed": "red", "child-boot-failed": "red", "task-dead": "bold red",
     "task-failed": "red", "task-cancelled": "cyan", "task-requeued": "yellow", "child-recycled": "cyan",
-    "warning": "yellow",
+    "leak-found": "yellow", "warning": "yellow",
 }  # fmt: skip
 
 
@@ -75,6 +76,10 @@ def seconds(value: float | None) -> str:
 def status_view(status: Mapping[str, Any], width: int) -> RenderableType:
     """The whole of ``poolrt status``."""
     parts: list[RenderableType] = [*header_lines(status), Text(), children_table(status.get("children") or (), width)]
+    leaks = sorted(status.get("leaks") or (), key=_last_seen, reverse=True)
+    if leaks:
+        more = f", the last {LEAKS_SHOWN} of {len(leaks)} (poolrt leaks)" if len(leaks) > LEAKS_SHOWN else ""
+        parts += [Text(), Text(f"leaks{more}", style="bold"), leaks_table(leaks[:LEAKS_SHOWN], time.time(), width)]
     events = status.get("last_events") or ()
     if events:
         parts += [Text(), Text("last events", style="bold"), *(event_text(event) for event in events[-10:])]
@@ -198,6 +203,71 @@ def fitting_columns(widths: Sequence[int], width: int) -> list[int]:
             break
         kept.remove(i)
     return kept
+
+
+LEAKS_SHOWN = 5
+"""Rows in ``poolrt status``: those seen last."""
+_LEAK_COLUMNS = (
+    ("TASK", 0), ("KIND", 0), ("WHAT", 0), ("COUNT", 0), ("PER 100 RUNS", 80), ("FIRST SEEN", 100), ("LAST SEEN", 60),
+)  # fmt: skip
+"""Each with the width of a terminal below which it goes."""
+
+
+def leaks_table(leaks: Iterable[Mapping[str, Any]], now: float, width: int) -> Table:
+    """A row for each thing that a task leaves; names are cut on a narrow terminal. ``now``: wall time."""
+    rows = [[printable(text) for text in _leak_row(leak, now)] for leak in leaks]
+    kept = [i for i, (_, least) in enumerate(_LEAK_COLUMNS) if width >= least]
+    widths = [
+        max(map(cell_len, (_LEAK_COLUMNS[i][0], *(row[i] for row in rows)))) + _GAP for i in range(len(_LEAK_COLUMNS))
+    ]
+    room = max(width - sum(widths[i] for i in kept if i not in {0, 2}) - 2 * _GAP, 16)  # of task and what
+    task = max(room // 2, room - widths[2] + _GAP)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="dim", show_edge=False, pad_edge=False)
+    for i in kept:
+        table.add_column(
+            _LEAK_COLUMNS[i][0], justify="right" if i > 2 else "left", no_wrap=True,
+            max_width=max(room - min(task, widths[0] - _GAP), 4) if i == 2 else None,
+        )  # fmt: skip
+    for row in rows:
+        table.add_row(*(cell(cut(row[i], task) if i == 0 else row[i]) for i in kept))
+    return table
+
+
+def _leak_row(leak: Mapping[str, Any], now: float) -> tuple[str, ...]:
+    return (*_leak_names(leak), *_leak_counts(leak), *_leak_times(leak, now))
+
+
+def leaks_in_full(leaks: Iterable[Mapping[str, Any]], now: float) -> Text:
+    """All that is known of each, some lines a leak: its reason and its stack too."""
+    text = Text()
+    for leak in leaks:
+        task, kind, what, count, rate, first, last = map(printable, _leak_row(leak, now))
+        text.append(f"{task}  {kind}  ", style="bold").append(f"{what}\n")
+        text.append(f"  {count}, {rate} in 100 runs; first seen {first}, last seen {last}\n")
+        text.append(f"  {printable(leak.get('reason') or '')}\n")
+        for line in str(leak.get("stack") or "").splitlines():
+            text.append(f"    {printable(line)}\n", style="dim")
+    text.rstrip()
+    return text
+
+
+def _leak_names(leak: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(leak.get("task") or "–"), str(leak.get("kind") or "–"), str(leak.get("what") or "–")
+
+
+def _leak_counts(leak: Mapping[str, Any]) -> tuple[str, str]:
+    count, rate = leak.get("count") or 0, leak.get("per_100_runs") or 0.0
+    return (size(count), size(int(rate))) if leak.get("kind") == "memory" else (f"{count:,}", f"{rate:,.1f}")
+
+
+def _leak_times(leak: Mapping[str, Any], now: float) -> tuple[str, str]:
+    """How long ago it was first and last seen; by the clock of the node that saw it."""
+    first, last = (f"{seconds(max(now - (leak.get(name) or 0), 0))} ago" for name in ("first_seen", "last_seen"))
+    return first, last
+
+
+def _last_seen(leak: Mapping[str, Any]) -> float:
+    return float(leak.get("last_seen") or 0)
 
 
 def event_text(event: Mapping[str, Any]) -> Text:

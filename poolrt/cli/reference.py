@@ -1,7 +1,7 @@
 """Writes docs/reference/ from the code: ``python -m poolrt.cli.reference [FOLDER]``.
 
     click commands ─▶ cli.md      settings.table() ─▶ settings.md
-    ExitCode ─▶ exit-codes.md     EventKind ─▶ events.md
+    ExitCode ─▶ exit-codes.md     EventKind ─▶ events.md     LeakKind, Action ─▶ leaks.md
 
 A test compares the committed pages with these, so none of them can go stale.
 """
@@ -24,6 +24,7 @@ from poolrt import errors, events
 from poolrt.cli.main import COMMANDS, INTERRUPTED, cli
 from poolrt.cli.options import CONTEXT, SectionedCommand, SectionedOption
 from poolrt.cli.setting_flags import default_text
+from poolrt.hygiene import findings
 from poolrt.settings import Setting, table
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "reference"
@@ -37,6 +38,7 @@ def pages() -> dict[str, str]:
         "settings.md": _page("Settings", settings_page()),
         "exit-codes.md": _page("Exit codes", exit_codes_page()),
         "events.md": _page("Events", events_page()),
+        "leaks.md": _page("Leaks", leaks_page()),
     }
 
 
@@ -64,13 +66,13 @@ def cli_page() -> Iterator[str]:
     for name in COMMANDS:
         command = cli.get_command(context, name)
         if command is not None:
-            yield from _command(name, command, context)
+            yield from _command(name, command, context, "##")
 
 
-def _command(name: str, command: click.Command, parent: click.Context) -> Iterator[str]:
+def _command(name: str, command: click.Command, parent: click.Context, heading: str) -> Iterator[str]:
     context = click.Context(command, info_name=name, parent=parent, **CONTEXT)
-    usage = " ".join(command.collect_usage_pieces(context))
-    yield from (f"## poolrt {name}", "", "```", f"poolrt {name} {usage}", "```", "")
+    path, usage = context.command_path, " ".join(command.collect_usage_pieces(context))
+    yield from (f"{heading} {path}", "", "```", f"{path} {usage}", "```", "")
     yield from (*inspect.cleandoc(command.help or "").splitlines(), "")
     options = [param for param in command.get_params(context) if isinstance(param, SectionedOption)]
     if options:
@@ -83,6 +85,9 @@ def _command(name: str, command: click.Command, parent: click.Context) -> Iterat
         for line, what in command.examples:
             yield from (f"# {what}", line)
         yield from ("```", "")
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from _command(inner.name or "", inner, context, f"{heading}#")
 
 
 def _option(option: SectionedOption) -> tuple[str, str, str, str]:
@@ -145,6 +150,24 @@ def events_page() -> Iterator[str]:
     yield ""
     sentences = members(events.EventKind)
     yield from _table(("kind", "meaning"), ((f"`{kind.value}`", sentences[kind.name]) for kind in events.EventKind))
+
+
+def leaks_page() -> Iterator[str]:
+    """Each kind of leak with its sentence and default action, and each action with its own."""
+    yield "What is looked for in a child, and what is done about it unless `--leak-policy`, or `leaks=` of the task,"
+    yield "says otherwise: see [find leaks](../how-to/find-leaks.md)."
+    yield ""
+    sentences = members(findings.LeakKind)
+    yield from _table(
+        ("kind", "what a task left", "default"),
+        ((f"`{kind}`", sentences[kind.name], f"`{findings.DEFAULTS[kind]}`") for kind in findings.LeakKind),
+    )
+    sentences = members(findings.Action)
+    yield "Each action does what those before it do, too."
+    yield ""
+    yield from _table(
+        ("action", "what is done"), ((f"`{action}`", sentences[action.name]) for action in findings.Action)
+    )
 
 
 def members(kind: type[enum.Enum]) -> dict[str, str]:

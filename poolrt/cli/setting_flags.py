@@ -25,8 +25,8 @@ NOT_SETTINGS: Final = frozenset(
     }
 )
 """Names that begin as a setting's does, and mean something else."""
-COMPUTED: Final = {"node_name": "APP@HOST", "queues": "all"}
-"""What an empty text means: a default that ``service.complete`` makes, or every one there is."""
+COMPUTED: Final = {"node_name": "APP@HOST", "queues": "all", "leak_policy": "each kind's own", "leak_allow": "nothing"}
+"""What an empty text means: a default that ``service.complete`` makes, or in words."""
 
 
 def default_text(setting: Setting) -> str:

@@ -11,12 +11,17 @@ Facts that bite:
   of their kind: for these a reused number cannot be told from one that stayed open.
 - TCP_INFO counts idle time in the kernel's ticks (4 ms at 250 Hz): in runs of a millisecond it tells nothing. Its bytes
   are exact (Linux 4.19). What is *received* is no use of a connection: the rest of an answer that nobody reads, a
-  server's greeting and its heartbeats come by themselves.
+  server's greeting and its heartbeats come by themselves. What is received and no longer waits (FIONREAD) was read;
+  what comes between these two calls is taken for read if FIONREAD is first, for a negative number if it is second.
+  The peer's FIN counts as a byte that was received, and FIONREAD leaves it out.
+- The position in a file is that of all who share it by dup() or fork(), and pread() does not move it.
 
 Elsewhere than on Linux `lowest_free`, `limit` and (by /dev/fd) `open_count` work, and `scan` and `peers` find nothing.
 """
 
+import array
 import errno
+import fcntl
 import logging
 import os
 import resource
@@ -24,6 +29,7 @@ import socket
 import stat
 import struct
 import sys
+import termios
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -33,11 +39,13 @@ _LINUX: Final = sys.platform == "linux"
 _TABLE: Final = "/proc/self/fd" if _LINUX else "/dev/fd"
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", 0)  # macOS has none
 _ESTABLISHED: Final = 1
+_CLOSE_WAIT: Final = 8
 _LISTEN: Final = 10
 _MOST_TEXT: Final = 200
 
 # Places in struct tcp_info, in bytes.
-_LAST_DATA_SENT, _LAST_DATA_RECEIVED, _SEGMENTS_OUT, _NOT_SENT, _BYTES_SENT, _TCP_INFO_END = 44, 52, 136, 144, 200, 216
+_LAST_DATA_SENT, _LAST_DATA_RECEIVED, _BYTES_RECEIVED, _SEGMENTS_OUT, _NOT_SENT = 44, 52, 128, 136, 144
+_BYTES_SENT, _TCP_INFO_END = 200, 216
 
 NO_PEER: Final = ("listening on ", "bound to ", "accepted on ", "unconnected ", "socketpair")
 """How the ``what`` of a socket without a named peer begins."""
@@ -62,6 +70,9 @@ class Descriptor(NamedTuple):
             `NO_PEER`); the path of a file; one line, at most 200 characters.
         idle: seconds since data last came or went; None where that is unknown: only established TCP tells.
         written: bytes ever written to a TCP connection from this side, sent or not; None where that is unknown.
+        read: bytes ever read from a TCP connection by this side, or more while some come; the position in a file; None
+            where that is unknown.
+        peer_gone: whether a TCP connection was closed by its peer, and not yet by this side (CLOSE_WAIT).
     """
 
     fd: int
@@ -70,6 +81,8 @@ class Descriptor(NamedTuple):
     inode: int
     idle: float | None = None
     written: int | None = None
+    read: int | None = None
+    peer_gone: bool = False
 
 
 def lowest_free() -> int:
@@ -157,29 +170,51 @@ def _read(fd: int) -> Descriptor:
     found = os.fstat(fd)
     kind = _KINDS.get(stat.S_IFMT(found.st_mode), "other")
     if kind == "socket":
-        return Descriptor(fd, kind, *_read_socket(fd, found.st_ino))
+        return _read_socket(fd, found.st_ino)
     link = os.readlink(f"{_TABLE}/{fd}")
-    return Descriptor(fd, kind, "pipe" if link.startswith("pipe:[") else _one_line(link), found.st_ino)
+    what = "pipe" if link.startswith("pipe:[") else _one_line(link)
+    position = os.lseek(fd, 0, os.SEEK_CUR) if kind == "file" else None
+    return Descriptor(fd, kind, what, found.st_ino, read=position)
 
 
-def _read_socket(fd: int, inode: int) -> tuple[str, int, float | None, int | None]:
+def _read_socket(fd: int, inode: int) -> Descriptor:
     sock = socket.SocketType(fileno=fd)  # borrowed: a dup() costs as much again, and fails when the table is full
     try:
         if sock.family == socket.AF_UNIX:
-            return _one_line(_name_of_unix(sock)), inode, None, None
+            return Descriptor(fd, "socket", _one_line(_name_of_unix(sock)), inode)
         if sock.family not in {socket.AF_INET, socket.AF_INET6}:
-            return _name_of_other(sock), inode, None, None
+            return Descriptor(fd, "socket", _name_of_other(sock), inode)
+        unread = _unread(fd) if sock.type == socket.SOCK_STREAM else 0
         info = _tcp_info(sock) if sock.type == socket.SOCK_STREAM else b""
-        idle = written = None
-        if info and info[0] == _ESTABLISHED:
-            sent, received = _number(info, _LAST_DATA_SENT), _number(info, _LAST_DATA_RECEIVED)
-            idle = min(sent, received) / 1000
-        if len(info) >= _TCP_INFO_END and _number(info, _SEGMENTS_OUT):  # 0: a kernel that does not count
-            sent, again = struct.unpack_from("QQ", info, _BYTES_SENT)
-            written = sent - again + _number(info, _NOT_SENT)
-        return _one_line(_name_of_internet(sock, info)), inode, idle, written
+        what = _one_line(_name_of_internet(sock, info))
+        return Descriptor(fd, "socket", what, inode, *_use_of(info, unread))
     finally:
         sock.detach()
+
+
+def _use_of(info: bytes, unread: int) -> tuple[float | None, int | None, int | None, bool]:
+    """A connection's idle time, bytes written and read, and whether its peer is gone."""
+    idle = written = read = None
+    state = info[0] if info else 0
+    if state == _ESTABLISHED:
+        sent, received = _number(info, _LAST_DATA_SENT), _number(info, _LAST_DATA_RECEIVED)
+        idle = min(sent, received) / 1000
+    if len(info) >= _TCP_INFO_END and _number(info, _SEGMENTS_OUT):  # 0: a kernel that does not count
+        sent, again = struct.unpack_from("QQ", info, _BYTES_SENT)
+        written = sent - again + _number(info, _NOT_SENT)
+        if state in {_ESTABLISHED, _CLOSE_WAIT}:
+            (received,) = struct.unpack_from("Q", info, _BYTES_RECEIVED)
+            read = received - unread - (state == _CLOSE_WAIT)
+    return idle, written, read, state == _CLOSE_WAIT
+
+
+def _unread(fd: int) -> int:
+    waiting = array.array("i", [0])
+    try:
+        fcntl.ioctl(fd, termios.FIONREAD, waiting)
+    except OSError:
+        return 0  # it listens, or is no TCP
+    return waiting[0]
 
 
 def _tcp_info(sock: socket.SocketType) -> bytes:

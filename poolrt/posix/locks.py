@@ -208,3 +208,18 @@ def _holder(content: bytes) -> int | None:
     text = (after if named else content).lstrip(b" \t\n:")
     digits = text[: len(text) - len(text.lstrip(b"0123456789"))]
     return int(digits) if 0 < len(digits) < 10 else None
+
+
+def hold_for_life(fd: int) -> None:
+    """Lock the file behind ``fd`` together with whoever else does, until all copies of ``fd`` are closed: by death."""
+    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def is_held_for_life(fd: int) -> bool:
+    """Whether somebody holds the file behind ``fd`` (``hold_for_life``)."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False

@@ -5,7 +5,8 @@
 
 faulthandler needs neither the GIL nor a working interpreter, so a task that hangs in C answers too; one that is
 stopped, or sleeps in the kernel (state D), does not. The file has no name (memfd; elsewhere an unlinked temp file) and
-one open file description for both sides: whoever rewinds it rewinds it for the other.
+one open file description for both sides: whoever rewinds it rewinds it for the other. Its head is not for stacks: there
+the child keeps what it printed last (`last_output`).
 
 faulthandler's handlers run on an alternate stack of some 16 KiB, allocated on the heap. A signal that comes meanwhile
 puts its frame there too, and one frame takes up to 11 KiB (AVX-512, AMX): two at a time wrote over the heap, and the
@@ -22,6 +23,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Final
 
+from poolrt.posix.last_output import HEAD_BYTES
 from poolrt.posix.pidfd import send_signal
 
 MAX_STACKS: Final = 12 * 1024
@@ -34,9 +36,12 @@ _SIGNAL_STACK_BYTES: Final = 512 * 1024
 def open_stacks() -> int:
     """A new, empty stacks file; its close-on-exec descriptor is the caller's."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("poolrt-stacks", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        fd = os.memfd_create("poolrt-stacks", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    forget_stacks(fd)
+    return fd
 
 
 def write_stacks_to(fd: int) -> None:
@@ -78,21 +83,26 @@ def prepare_stacks() -> None:
 
 def ask_for_stacks(pidfd: int, fd: int) -> None:
     """Empty the file and ask the child to write; it takes 0.1 to 5 ms, or for ever."""
-    os.ftruncate(fd, 0)
-    os.lseek(fd, 0, os.SEEK_SET)
+    forget_stacks(fd)
     send_signal(pidfd, signal.SIGUSR1)
+
+
+def forget_stacks(fd: int) -> None:
+    """Empty the file, its head excepted; what is written next stands at the beginning again."""
+    os.ftruncate(fd, HEAD_BYTES)
+    os.lseek(fd, HEAD_BYTES, os.SEEK_SET)
 
 
 def size_of_stacks(fd: int) -> int:
     """How many bytes are written so far."""
-    return os.fstat(fd).st_size
+    return max(0, os.fstat(fd).st_size - HEAD_BYTES)
 
 
 def read_stacks(fd: int) -> str:
     """What the child wrote; empty if nothing."""
     size = size_of_stacks(fd)
     if size <= MAX_STACKS:
-        return os.pread(fd, MAX_STACKS, 0).decode("utf-8", "replace").strip()
+        return os.pread(fd, MAX_STACKS, HEAD_BYTES).decode("utf-8", "replace").strip()
     half = MAX_STACKS // 2
-    head, tail = os.pread(fd, half, 0), os.pread(fd, half, size - half)
+    head, tail = os.pread(fd, half, HEAD_BYTES), os.pread(fd, half, HEAD_BYTES + size - half)
     return f"{head.decode('utf-8', 'replace')}\n…\n{tail.decode('utf-8', 'replace')}".strip()

@@ -1,6 +1,6 @@
 """The steward: a child of the template with another main, which does what the supervisor may not: broker I/O.
 
-    supervisor ──Bury, Reclaim, Poke──▶ steward ──renew, bury, rescue, promote, purge, nudge──▶ broker
+    supervisor ──Bury, Reclaim, Leaked, Poke──▶ steward ──renew, bury, rescue, promote, nudge, note_leaks, …──▶ broker
                ◀─Settled, Status, LeaseLost──
     producers ──the broker's doorbell──▶ "a delayed message came: look when the next one is due"
 
@@ -22,10 +22,11 @@ from poolrt.child.lifeline import Lifeline
 from poolrt.child.main import Place, settle_in
 from poolrt.errors import BrokerCorrupt, BrokerError, Fenced
 from poolrt.events import Event
-from poolrt.notice import BootFailed, Bury, Happened, LeaseLost, Poke, Reclaim, Settled, Status, Trouble, Up
+from poolrt.notice import BootFailed, Bury, Happened, Leaked, LeaseLost, Poke, Reclaim, Settled, Status, Trouble, Up
 from poolrt.posix.processes import rss_bytes
 from poolrt.states import EX_BOOT_FAILED, EX_FENCED, Activity, Order
 from poolrt.steward.cancelling import Cancelling
+from poolrt.steward.leaks import Leaks
 from poolrt.steward.recalls import Recalls
 from poolrt.steward.renewal import Renewal
 from poolrt.steward.undertaking import Undertaker
@@ -60,6 +61,7 @@ class Steward:
         self._undertaker = Undertaker(app, place, self._report, self.turn)
         self._recalls = Recalls(app.broker, board, place.incarnation, lifeline.send, self.turn)
         self._cancelling = Cancelling(app.broker, place.incarnation, lifeline.send, self.turn)
+        self._leaks = Leaks(app.broker, place.owner)
         self._tickets: dict[int, Bury | Reclaim] = {}
         self._ticks = 0
         self._troubles: dict[str, str] = {}
@@ -120,6 +122,7 @@ class Steward:
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK
                 self._attempt(self._tick)
+                self._attempt(self._leaks.write)
                 rung = True
             due = self._attempt(self._broker.promote)
             for work in (self.turn, self._work_off, self.turn, self._rescue_expired, self.turn):
@@ -127,7 +130,8 @@ class Steward:
             if self._attempt(self._recalls.work_off) or rung:
                 self._attempt(self._cancelling.look)
             if order() == Order.HAND_OVER:
-                return  # what is not done yet is told to the next one
+                self._write_last_leaks()
+                return  # what else is not done yet is told to the next one
             if order() == Order.RETIRE and (self._store_gone or self._over or (not self._tickets and self._left())):
                 return
             rung = self._wait(next_tick, due)
@@ -156,16 +160,24 @@ class Steward:
     def _left(self) -> bool:
         """Give back what the node still holds; whether the broker did it."""
         self._leaves = True
+        self._write_last_leaks()
         self._renewal.stop()  # a renewal would be refused: it may be done though its answer was lost
         left = self._attempt(lambda: self._broker.leave(self._place.incarnation)) is not None
         if left:
             self._attempt(self._cancelling.left)
         return left
 
+    def _write_last_leaks(self) -> None:
+        """The supervisor told them before it gave the order to go, and may not tell them again."""
+        self._take_notices()
+        self._attempt(self._leaks.write)
+
     def _take_notices(self) -> None:
         for received in self._lifeline.receive():
             if isinstance(received, (Bury, Reclaim)):
                 self._tickets[received.ticket] = received
+            elif isinstance(received, Leaked):
+                self._leaks.add(received.row)
             elif isinstance(received, Poke):
                 self._renewal.soon()
 

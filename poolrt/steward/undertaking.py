@@ -11,6 +11,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from poolrt.app.cancelled import cancelled
 from poolrt.app.task import LIMITS, retry_of
 from poolrt.errors import DecodingError
@@ -197,13 +199,15 @@ class Undertaker:
         lost: int, command: Bury | None,
     ) -> Outcome:  # fmt: skip
         """The Outcome with all that is known of the child's end; ``command`` None: its whole node died."""
-        runtime, status, peak, stack = 0.0, None, 0, ""
-        if command is not None:
-            runtime, status, peak, stack = command.runtime, command.status, command.peak_rss, command.stack
         record = Record(
-            state, message.task, time.time(), error=ErrorInfo(kind, text), runtime=runtime, attempt=message.attempt,
-            lost=lost, owner=str(owner), envelope=delivery.envelope, status=status, peak_memory=peak, stack=stack,
+            state, message.task, time.time(), error=ErrorInfo(kind, text), attempt=message.attempt, lost=lost,
+            owner=str(owner), envelope=delivery.envelope,
         )  # fmt: skip
+        if command is not None:
+            record = msgspec.structs.replace(
+                record, runtime=command.runtime, status=command.status, peak_memory=command.peak_rss,
+                stack=command.stack, report=command.report,
+            )  # fmt: skip
         return Outcome(delivery, state, encode_record(record), message.ttl if state is TaskState.FAILED else DEAD_TTL)
 
     def _tell_all(self) -> None:

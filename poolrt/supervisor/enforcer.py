@@ -12,16 +12,16 @@ may have ended that task and begun the next one meanwhile. Stopped, it cannot mo
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from poolrt.board import RECALL_AFTER_NS, Board
+from poolrt.posix.open_files import open_files
 from poolrt.posix.pidfd import Stopped, send_signal, stop_and_wait
 from poolrt.posix.processes import is_stopped
-from poolrt.posix.stacks import ask_for_stacks, size_of_stacks
+from poolrt.posix.stacks import ask_for_stacks, forget_stacks, size_of_stacks
 from poolrt.states import Activity, ChildState
 from poolrt.supervisor.judge import Interrupt, Kill, Look, judge, may_be_marked
 from poolrt.supervisor.lifecycle import Asked, Child
@@ -113,7 +113,10 @@ class Enforcer:
     def _look(self, child: Child) -> Look:
         row = self._board.read(child.slot)
         # The word of that same reading: read again, it could be the next task's, and that one would be killed.
-        rss = child.resident.read() if row.memory_limit and child.resident is not None else 0
+        now, rss = time.monotonic_ns(), 0
+        if child.resident is not None and row.activity is Activity.RUN and (row.memory_limit or child.rss.is_due(now)):
+            rss = child.resident.read()
+            child.rss.note(now, rss)
         taken = self._board.recall_mark(child.slot)[2]
         if taken and self._done.get(child.slot) != (child.generation, taken):
             taken = _ALL
@@ -142,18 +145,20 @@ class Enforcer:
             child.asked = asked._replace(size=size)
             return False
         if not self._kill_run(child, word, cause, "failed"):
-            os.ftruncate(child.stacks_fd, 0)
+            forget_stacks(child.stacks_fd)
         return True
 
     def _kill_run(self, child: Child, word: int, cause: str, verdict: str) -> bool:
         """Kill a child, unless it does not run that task any more: then False."""
         if stop_and_wait(child.pid, child.pidfd) is Stopped.EXITED:
             return True
-        if self._board.word(child.slot) == word:
-            self._condemn(child, cause, verdict)
-            return True
-        send_signal(child.pidfd, signal.SIGCONT)
-        return False
+        if self._board.word(child.slot) != word:
+            send_signal(child.pidfd, signal.SIGCONT)
+            return False
+        if verdict == "failed":  # what it has open is for its crash report
+            child.open_files = open_files(child.pid, child.pidfd)
+        self._condemn(child, cause, verdict)
+        return True
 
     def _recall(self, child: Child, word: int) -> bool:
         """Mark what a child holds beside its run, if it still runs that task; whether there is a mark now."""

@@ -31,6 +31,8 @@ class Exit(NamedTuple):
     """What the steward does with the delivery that ran: see notice.Bury."""
     early: bool
     """It died before its first task, and counts for the breaker."""
+    oom: bool = False
+    """The kernel killed it, for want of memory."""
 
 
 _SETTLING = (Activity.COMMIT, Activity.AUDIT, Activity.LEAVE)
@@ -42,8 +44,8 @@ def describe_status(status: int) -> str:
     return f"killed by {signal_name(-status)}" if status < 0 else f"exited with code {status}"
 
 
-def judge_exit(child: Child, row: Row, status: int) -> Exit:
-    """Tell a planned exit from a crash.
+def judge_exit(child: Child, row: Row, status: int, *, oom: bool = False) -> Exit:
+    """Tell a planned exit from a crash; ``oom`` says that it was the kernel's OOM killer.
 
     A row of another generation is damaged, or was never written: then nothing is known to have run.
     """
@@ -65,11 +67,11 @@ def judge_exit(child: Child, row: Row, status: int) -> Exit:
         return Exit(Ending.FENCED, "the broker does not know it any more", "none", early=False)
     if status == 0 and not running and child.state is ChildState.RETIRING:
         return Exit(Ending.PLANNED, child.leave_reason or "retired", "none", early=False)
-    cause = describe_status(status)
+    cause = describe_status(status) + (" (the kernel's OOM killer)" if oom else "")
     if running:
         cause += f" while running {row.task}"
     elif broken:
         cause += f" after running {row.task}"
     elif child.up_at is None:
         cause += " before it was up"
-    return Exit(Ending.CRASHED, cause, "lost" if running or broken else "none", early)
+    return Exit(Ending.CRASHED, cause, "lost" if running or broken else "none", early, oom)

@@ -36,7 +36,7 @@ class Look(NamedTuple):
     word: int
     """The row's word, of that same reading."""
     rss: int
-    """Resident bytes; 0 where its task has no memory limit."""
+    """Resident bytes, where its task has a memory limit."""
     taken: int = 0
     """What it held of reserves up to this one was taken back already; all, while the steward is at it."""
 

@@ -153,6 +153,7 @@ class Succession:
             lifelines.read(child)
             self._forget(child)
             pool.ended(child, -signal.SIGKILL)
+        pool.coroner.close()
         self.count += 1
         self.refused = ""
 

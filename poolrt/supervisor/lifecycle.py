@@ -8,7 +8,9 @@ import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from poolrt.posix.memory import ResidentSize
+from poolrt.posix.open_files import OpenFiles
 from poolrt.states import ChildState, ImpossibleMove, may_move
+from poolrt.supervisor.rss_curve import RssCurve
 
 log = logging.getLogger("poolrt.supervisor")
 
@@ -44,8 +46,8 @@ class Child:
 
     __slots__ = (
         "asked", "birth_rss", "cause", "culprit", "died_at", "generation", "hung", "leave_reason", "lifeline",
-        "max_tasks", "pid", "pidfd", "replaces", "requested_at", "resident", "role", "signalled", "slot", "stacks_fd",
-        "standby", "state", "still", "stop_since", "stopped_at", "template", "up_at", "verdict",
+        "max_tasks", "open_files", "pid", "pidfd", "replaces", "requested_at", "resident", "role", "rss", "signalled",
+        "slot", "stacks_fd", "standby", "state", "still", "stop_since", "stopped_at", "template", "up_at", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +72,9 @@ class Child:
         self.stacks_fd = -1
         """Where it writes its stacks; see posix.stacks."""
         self.resident: ResidentSize | None = None
+        self.rss = RssCurve()
+        self.open_files: OpenFiles | None = None
+        """What it had open when we stopped it to kill it."""
         self.birth_rss = 0
         """Its resident size before its first task, in bytes: what it shares with the template, and little more."""
         self.signalled = (0, 0)

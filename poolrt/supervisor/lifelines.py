@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from poolrt import notice
 from poolrt.errors import ExitCode
 from poolrt.events import EventKind
 from poolrt.supervisor.lifecycle import Child
-from poolrt.supervisor.reporter import Reporter
 from poolrt.supervisor.watcher import Watcher
+
+if TYPE_CHECKING:
+    from poolrt.supervisor.reporter import Reporter
 
 log = logging.getLogger("poolrt.supervisor")
 
 
-def send(child: Child, message: notice.Notice) -> None:
-    """Send without ever blocking. A full buffer is no loss: orders stand in the row, commands are repeated."""
+def send(child: Child, message: notice.Notice) -> bool:
+    """Send without ever blocking; whether it was sent. A full buffer is no loss: orders stand in the row, commands are
+    repeated."""
     if child.lifeline is None:
-        return
+        return False
     try:
         notice.send(child.lifeline, message)
+        return True
     except BlockingIOError:
         log.debug("%r does not read its lifeline", child)
     except OSError:
         log.debug("%r is gone: %s was not sent", child, notice.describe(message))
+    return False
 
 
 class Lifelines:

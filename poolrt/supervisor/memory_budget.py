@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -48,5 +49,9 @@ class MemoryBudget:
 
 
 def growth(child: Child) -> int:
-    """Bytes that its resident size is above that of its birth."""
-    return max(0, child.resident.read() - child.birth_rss) if child.resident is not None else 0
+    """Bytes that its resident size is above that of its birth; the reading is noted for its crash report."""
+    if child.resident is None:
+        return 0
+    size = child.resident.read()
+    child.rss.note(time.monotonic_ns(), size)
+    return max(0, size - child.birth_rss)

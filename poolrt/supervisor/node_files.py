@@ -20,6 +20,7 @@ import msgspec
 from poolrt.board import Board, Running
 from poolrt.errors import NodeNameTaken
 from poolrt.events import EventKind
+from poolrt.hygiene.temp_folders import TempFolders
 from poolrt.incarnation import MARK, LockContent, left_running, listed
 from poolrt.posix.files import open_private
 from poolrt.posix.locks import LockHeld, NodeLock
@@ -144,6 +145,7 @@ class NodeFiles:
         os.close(self.board_fd)
         if clean:
             self._try_write(without_us=True)
+        TempFolders(self.node, self.incarnation, str(self.directory)).leave()
         self.lock.release()
 
 

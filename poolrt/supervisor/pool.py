@@ -24,6 +24,7 @@ from poolrt.posix.unix_sockets import seqpacket_pair
 from poolrt.settings import Settings
 from poolrt.states import Activity, ChildState, Order
 from poolrt.supervisor import obituary
+from poolrt.supervisor.coroner import Coroner
 from poolrt.supervisor.departed import Departed
 from poolrt.supervisor.enforcer import Enforcer
 from poolrt.supervisor.exits import Ending, judge_exit
@@ -71,6 +72,7 @@ class Pool:
         self._leaving: list[Child] = []
         self._tickets = Tickets()
         self._departed = Departed()
+        self.coroner = Coroner()
         self._backoff = Backoff()
         self._breaker = Breaker(settings.restart_burst)
         self.totals = {"done": 0, "failed": 0, "recycled": 0, "crashed": 0, "killed": 0, "recalled": 0, "refused": 0}
@@ -296,9 +298,9 @@ class Pool:
         row = self.row(child)
         if limit := obituary.died_of_its_limit(child, row, status):
             self.condemn(child, limit, "failed")
-        verdict = judge_exit(child, row, status)
+        verdict = judge_exit(child, row, status, oom=self.coroner.oom_killed(child, status))
         runtime = (time.monotonic_ns() - row.started) / 1e9 if verdict.verdict != "none" else 0.0
-        stack = obituary.last_stacks(child, row, status) if verdict.ending in (Ending.KILLED, Ending.CRASHED) else ""
+        found = self.coroner.examine(child, row, verdict, status, peak_rss)
         if child.state is ChildState.REQUESTED:
             child.move(ChildState.STARTING)
         if child.working or child.state is ChildState.CONDEMNED:
@@ -312,9 +314,8 @@ class Pool:
             if verdict.ending is not Ending.PLANNED:
                 self._reporter.emit(EventKind.STEWARD_REPLACED, child, cause=verdict.cause)
             return
+        self._reporter.leaks.forward(self.steward)  # the node may end before the next tick
         obituary.tell(self._reporter, self.totals, child, row, verdict, status, peak_rss)
-        if stack:
-            log.info("last stacks of %r:\n%s", child, stack)
         if verdict.early:
             self._failed_early(child, verdict.cause)
         self.reconcile()  # first: the fork goes on while the steward buries
@@ -322,7 +323,7 @@ class Pool:
         cause = "" if verdict.ending is Ending.PLANNED else verdict.cause
         self.settle(
             lambda ticket: Bury(
-                ticket, child.slot, child.generation, n, i, cause, verdict.verdict, runtime, status, peak_rss, stack
+                ticket, child.slot, child.generation, n, i, cause, verdict.verdict, runtime, status, peak_rss, *found
             )
         )
 

@@ -11,7 +11,9 @@ import msgspec
 
 from poolrt.board import Row
 from poolrt.events import Event, EventKind
+from poolrt.notice import Found, Happened
 from poolrt.states import Activity
+from poolrt.supervisor.leaks import Leaks
 from poolrt.supervisor.lifecycle import Child
 
 log = logging.getLogger("poolrt.supervisor")
@@ -32,6 +34,7 @@ _LEVELS = {
     EventKind.TEMPLATE_LOST: logging.ERROR,
     EventKind.STEWARD_REPLACED: logging.WARNING,
     EventKind.BROKER_TROUBLE: logging.ERROR,
+    EventKind.LEAK_FOUND: logging.WARNING,
     EventKind.LEFT_BEHIND: logging.WARNING,
     EventKind.WARNING: logging.WARNING,
 }
@@ -43,6 +46,7 @@ class Reporter:
 
     Attributes:
         last: the newest events, at most fifty; routine ones (a child is up, tasks were recalled) are left out.
+        leaks: what tasks left behind.
     """
 
     def __init__(self, node: str, broadcast: Callable[[Any], None], on_event: Callable[[Event], object] | None) -> None:
@@ -50,12 +54,20 @@ class Reporter:
         self._broadcast = broadcast
         self._on_event = on_event
         self.last: list[Event] = []
+        self.leaks = Leaks(self)
 
     def emit(self, kind: EventKind, child: Child | None = None, **fields: Any) -> None:
         """Report something that happened here, to ``child`` if one is given."""
         if child is not None:
             fields.update(slot=child.slot, generation=child.generation, pid=child.pid or None)
         self.report(Event(kind, time.time(), node=self._node, **fields))
+
+    def heard(self, child: Child, said: Happened | Found) -> None:
+        """A child has something to report."""
+        if isinstance(said, Found):
+            self.leaks.heard(child, said)
+        else:
+            self.report(said.event)
 
     def recalled(self, child: Child, row: Row, count: int) -> None:
         """Report what was taken back from a child, and what it runs long; nothing if nothing was."""

@@ -85,6 +85,12 @@ def _resume(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> 
     client.answer({"state": str(supervisor.state)})
 
 
+def _leaks(supervisor: Supervisor, client: Client, request: dict[str, Any]) -> None:
+    """The whole table; with ``forget`` it begins anew, and the answer says how many rows it had."""
+    leaks = supervisor.reporter.leaks
+    client.answer(leaks.forget() if request.get("forget") else leaks.rows(stacks=True))
+
+
 _HANDLERS: dict[str, Callable[[Supervisor, Client, dict[str, Any]], None]] = {
     "status": _status,
     "ready": _ready,
@@ -95,6 +101,7 @@ _HANDLERS: dict[str, Callable[[Supervisor, Client, dict[str, Any]], None]] = {
     "reload": _reload,
     "quiet": _quiet,
     "resume": _resume,
+    "leaks": _leaks,
 }
 
 
@@ -130,6 +137,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "children": rows,
         "totals": totals,
         "queue": _queue(supervisor),
+        "leaks": supervisor.reporter.leaks.rows(stacks=False),
         "last_events": [msgspec.to_builtins(event) for event in supervisor.reporter.last[-20:]],
     }
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable
 from typing import Final
 
-from poolrt.posix.stacks import ask_for_stacks, read_stacks
+from poolrt.posix.stacks import ask_for_stacks, forget_stacks, read_stacks
 from poolrt.supervisor.lifecycle import Child
 
 log = logging.getLogger("poolrt.supervisor")
@@ -46,6 +45,6 @@ class StackLog:
             if child.stacks_fd < 0:
                 continue  # it has ended meanwhile
             stacks = read_stacks(child.stacks_fd)
-            os.ftruncate(child.stacks_fd, 0)
+            forget_stacks(child.stacks_fd)
             log.warning("stacks of %r:\n%s", child, stacks or "it does not answer: stopped, or in the kernel")
         self._asked.clear()

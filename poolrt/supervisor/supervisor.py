@@ -290,8 +290,8 @@ class Supervisor:
             self._from_steward(received)
         elif isinstance(received, (notice.Poke, notice.CancelRun, notice.Recalled)):
             self.pool.heard(received)
-        elif isinstance(received, notice.Happened):
-            self.reporter.report(received.event)
+        elif isinstance(received, (notice.Happened, notice.Found)):
+            self.reporter.heard(child, received)
         elif isinstance(received, notice.Trouble):
             self._trouble.said(child, received)
 

@@ -24,10 +24,12 @@ def look_around(supervisor: Supervisor) -> None:
         return
     if not check_boots(pool, settings.boot_timeout):
         template.kill(f"it did not fork within {settings.boot_timeout:g} s")
+    pool.coroner.look()
     check_stops(pool)
     check_hangs(pool)
     replace_aged(pool, settings.max_lifetime)
     pool.repeat_tickets()
+    supervisor.reporter.leaks.forward(pool.steward)
     supervisor.steward.check(pool)
     template.end_former(lambda former: any(child.alive and child.template is former for child in pool))
     fat = supervisor.memory.over([child for child in pool if child.alive], template.pid)

@@ -28,6 +28,9 @@ from poolrt.child import main as child_main
 from poolrt.child.main import ABSORBED, Place
 from poolrt.errors import BrokerError, ExitCode
 from poolrt.events import Event, EventKind, in_brief
+from poolrt.hygiene.findings import LeakKind, Policies
+from poolrt.hygiene.inherited import inherited_connections, refusal
+from poolrt.hygiene.temp_folders import TempFolders
 from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, Happened, NodeFiles, Ready, shorten
 from poolrt.posix.descriptors import set_limit
 from poolrt.posix.pidfd import open_pidfd
@@ -37,7 +40,7 @@ from poolrt.posix.reaping import reap_any
 from poolrt.posix.signals import do_nothing, ignore_with_noop_handlers, wakeup_socket
 from poolrt.posix.stacks import prepare_stacks
 from poolrt.steward import main as steward_main
-from poolrt.template.checks import ceilings_too_low, connected_sockets, other_threads, soft_limits_too_late
+from poolrt.template.checks import ceilings_too_low, other_threads, soft_limits_too_late
 from poolrt.template.config import TemplateConfig, decode_config
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class Template:
     Invariant: ``_places`` holds every process forked and not reaped.
     """
 
-    def __init__(self, sock: socket.socket, app: App, config: TemplateConfig) -> None:
+    def __init__(self, sock: socket.socket, app: App, config: TemplateConfig, directory: str) -> None:
         self._sock = sock
         self._app = app
         self._settings = config.settings
@@ -67,6 +70,10 @@ class Template:
         self._lock_fd = -1
         self._wake: socket.socket | None = None
         self._files: NodeFiles | None = None
+        self._directory = directory
+        self._temp_folders: TempFolders | None = None
+        policies = Policies(config.settings.leak_policy, config.settings.leak_allow)
+        self._keeps_temp_files = policies.watches(LeakKind.TEMP_FILES)
 
     def serve(self) -> None:
         """Fork and reap until the supervisor is gone; then end all that was forked."""
@@ -77,7 +84,13 @@ class Template:
                     self._reap()
                 elif not self._take_notice():
                     kill_descendants(os.getpid())
+                    self._leave_temp_folders()
                     return
+
+    def _leave_temp_folders(self) -> None:
+        """All children of this template are dead; another template's may live on in the same start."""
+        if self._temp_folders is not None:
+            self._temp_folders.leave()
 
     def _reap(self) -> None:
         """Tell which of ours have ended, once what they had started is ended too: it came to us when they died."""
@@ -91,6 +104,8 @@ class Template:
             self._tell_strays(exited, strays)
         for each in exited:
             self._send(each)
+            if self._temp_folders is not None:
+                self._temp_folders.drop(each.slot, each.generation)
 
     def _tell_strays(self, exited: list[Exited], strays: dict[int, str]) -> None:
         assert self._files is not None
@@ -117,6 +132,9 @@ class Template:
             self._wake = socket.socket(fileno=fds[2])
             self._wake.setblocking(False)
             self._files = received
+            if self._keeps_temp_files:
+                self._temp_folders = TempFolders(received.node, received.incarnation, self._directory)
+                self._temp_folders.sweep()
             if received.may_open:
                 set_limit(received.may_open)
         elif isinstance(received, Fork):
@@ -165,7 +183,9 @@ class Template:
             if role == "steward":
                 status = steward_main.run(self._app, place, board, sock, stacks)
             else:
-                status = child_main.run(self._app, place, board, sock, wake, stacks, self._lock_fd)
+                status = child_main.run(
+                    self._app, place, board, sock, wake, stacks, self._lock_fd, self._temp_folders
+                )  # fmt: skip
         except BaseException:  # noqa: BLE001  whatever it is, it must not unwind into the template's frames
             traceback.print_exc()
         finally:
@@ -223,16 +243,13 @@ def _serve(sock: socket.socket, config: TemplateConfig, find: Callable[[], App],
         app = find()
         if app.broker.trusted:
             import cloudpickle  # noqa: F401  children would each pay its 24 ms at their first failed task
-        peers = connected_sockets(spare=sock.fileno())
+        policies = Policies(config.settings.leak_policy, config.settings.leak_allow)
+        inherited = inherited_connections(sock.fileno(), policies)
     except BaseException as error:  # noqa: BLE001  see above
         return _refuse(sock, error)
     seconds = time.monotonic() - began
-    if peers:
-        text = (
-            f"importing the app left connections open to {', '.join(peers)}: every child would share them and read "
-            "each other's answers; open them in @app.on_child_start or at first use"
-        )
-        notice.send(sock, Failed(text))
+    if inherited:
+        notice.send(sock, Failed(refusal(inherited)))
         return 1
     warnings = [
         f"importing the app left the thread {name!r} running: it does not exist in children" for name in other_threads()
@@ -257,7 +274,7 @@ def _serve(sock: socket.socket, config: TemplateConfig, find: Callable[[], App],
         return 1
     prepare_stacks()
     outlive_parent()  # from now on its end-of-file makes us end our children
-    template = Template(sock, app, config)
+    template = Template(sock, app, config, directory)
     notice.send(sock, Ready(app.name, broker.url, directory, len(app.tasks), seconds, tuple(warnings)))
     template.serve()
     return 0

@@ -131,6 +131,19 @@ def queue_panel(state: State, width: int) -> list[Text]:
     return [title("queue", "", width), line]
 
 
+def leaks_line(state: State) -> list[Text]:
+    """How much tasks leave behind, and what was found last; no line while nothing was."""
+    leaks = state.status.get("leaks") or ()
+    if not leaks:
+        return []
+    kinds, tasks = (len({leak.get(name) for leak in leaks}) for name in ("kind", "task"))
+    last = max(leaks, key=lambda leak: leak.get("last_seen") or 0)
+    line = Text(" leaks: ", style="dim")
+    counts = f"{kinds} kind{'s' * (kinds != 1)} in {tasks} task{'s' * (tasks != 1)}"
+    line.append(counts, style="bold yellow not dim").append("  last ")
+    return [line.append(printable(last.get("reason") or "–"), style="not dim")]
+
+
 def events_panel(state: State, width: int, room: int) -> list[Text]:
     """The newest events that there is room for, the newest last."""
     events = (state.status.get("last_events") or ())[-room:]

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from poolrt.top.children import children_panel
-from poolrt.top.panels import events_panel, footer, header, help_page, queue_panel, rates, status_line
+from poolrt.top.panels import events_panel, footer, header, help_page, leaks_line, queue_panel, rates, status_line
 from poolrt.top.state import State
 
 SMALL: Final = (80, 20)
@@ -31,7 +31,7 @@ def screen(state: State, width: int, height: int) -> list[Text]:
 
 def _panels(state: State, width: int, room: int) -> list[Text]:
     """Children first, but never without the last few events; what is left over goes to more of them."""
-    queue = queue_panel(state, width)
+    queue = [*queue_panel(state, width), *leaks_line(state)]
     events = len(state.status.get("last_events") or ())
     least = 1 + min(max(events, 1), EVENTS_LEAST)
     children = children_panel(state, width, max(room - len(queue) - least - 2, 1))

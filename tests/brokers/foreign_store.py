@@ -12,9 +12,12 @@ import pytest
 from poolrt.brokers.redis import RedisBroker
 from poolrt.clock import FakeClock
 from poolrt.errors import BrokerDamaged, Fenced
+from poolrt.hygiene.findings import LeakKind, LeakRow
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, new_task_id
 from poolrt.states import TaskState
 from tests.servers import Server
+
+LEAK = LeakRow(LeakKind.FILES, "t", "/tmp/x", 1, 1, 5.0, 5.0, "it leaves /tmp/x")
 
 
 class Store:
@@ -68,6 +71,7 @@ class Store:
         self.broker.rescue("other", [], suspect=True)
         ids |= {"queued": self.put(), "another": self.put("other"), "delayed": self.put(eta=self.clock.wall() + 100)}
         self.broker.cancel_held(held.task_id)
+        self.broker.note_leaks([LEAK], call="first")
         return ids
 
     def without_record(self, tasks: set[str]) -> list[str]:
@@ -87,6 +91,7 @@ class Store:
         self.broker.nudge()
         self.broker.to_cancel(self.start)
         self.broker.purge()
+        self.broker.leaks()
         for state in (TaskState.FAILED, TaskState.SUCCEEDED):
             self.broker.ended(state)
         self.new = self.put()

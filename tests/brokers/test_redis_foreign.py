@@ -10,13 +10,15 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from poolrt.brokers.redis import calls
 from poolrt.brokers.redis.channel import Deadline
 from poolrt.brokers.redis.mending import repair
 from poolrt.brokers.redis.wire import is_readable
 from poolrt.errors import BrokerDamaged, Fenced
+from poolrt.hygiene.findings import LeakTable
 from poolrt.message import Enqueue, Outcome, Owner, Requeue, new_task_id
 from poolrt.states import TaskState
-from tests.brokers.foreign_store import Store
+from tests.brokers.foreign_store import LEAK, Store
 from tests.brokers.waiter import Waiter
 from tests.servers import Server
 
@@ -32,7 +34,7 @@ def store(redis_server: Server) -> Iterator[Store]:
 KEYS = [
     "msg", "ready:default", "ready:other", "suspect:default", "delayed", "held:inc/0.1", "own:inc", "nodes", "beats",
     "gone", "queues", "wake:default", "wake", "res", "expiry", "ended:failed", "ended:succeeded", "ended:cancelled",
-    "seq", "waiters", "cancel", "quarantine",
+    "seq", "waiters", "cancel", "leaks", "quarantine",
 ]  # fmt: skip
 KINDS: dict[str, tuple[object, ...]] = {
     "string": ("SET", "not poolrt's"),
@@ -259,6 +261,46 @@ def test_garbage_for_a_record(store: Store) -> None:
     assert store.broker.find(ids["failed"]) is None
 
 
+GARBAGE_LEAKS = {
+    "text": b"hello", "empty": b"", "too short": msgspec.msgpack.encode(["files", "t", "x", 1, 1, 5.0, 5.0, "r"]),
+    "wrong types": msgspec.msgpack.encode(["files", "t", "x", "1", 1, 5.0, 5.0, "r", ""]),
+    "less than nothing": msgspec.msgpack.encode(["files", "t", "x", -1, 1, 5.0, 5.0, "r", ""]),
+    "not a time": msgspec.msgpack.encode(["files", "t", "x", 1, 1, 5.0, float("nan"), "r", ""]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", GARBAGE_LEAKS)
+def test_garbage_for_a_leak(store: Store, what: str) -> None:
+    """It is put into the quarantine by whoever meets it: who adds to it, who reads, and who looks for the oldest."""
+    field = msgspec.msgpack.encode(LEAK.key)
+    store.call("HSET", "leaks", field, GARBAGE_LEAKS[what], "other", GARBAGE_LEAKS[what])
+    store.broker.note_leaks([LEAK], call="adds to it")
+    assert store.call("HLEN", "leaks") == 2
+    assert store.broker.leaks() == [LEAK]
+    assert store.call("HLEN", "leaks") == 1
+    assert len([reason for reason in store.reasons() if "no row of what tasks left behind" in reason]) == 2
+    store.call("HSET", "leaks", "other", GARBAGE_LEAKS[what])
+    many = [msgspec.structs.replace(LEAK, what=f"/tmp/{number}") for number in range(LeakTable.MOST_ROWS)]
+    store.broker.note_leaks(many, call="makes it look for the oldest")
+    assert len(store.broker.leaks()) == LeakTable.MOST_ROWS
+    assert store.call("HEXISTS", "leaks", "other") == 0
+
+
+def test_a_leak_of_a_newer_poolrt(store: Store) -> None:
+    """A kind that is unknown here is left out and kept, and so is one whose text is none; a longer row is read."""
+    newer = [[*msgspec.structs.astuple(LEAK), "more"], ["comets", "t", "x", 1, 1, 5.0, 5.0, "r", ""]]
+    for row in newer:
+        store.call("HSET", "leaks", msgspec.msgpack.encode(row[:3]), msgspec.msgpack.encode(row))
+    store.call(
+        "HSET", "leaks", "odd", msgspec.msgpack.encode(["files", "t", "x", 1, 1, 5, 5, "?", ""]).replace(b"?", b"\xff")
+    )
+    assert store.broker.leaks() == [LEAK]
+    store.broker.note_leaks([LEAK], call="again")
+    assert [row.count for row in store.broker.leaks()] == [2]
+    assert store.call("HLEN", "leaks") == 3
+    assert store.broker.forget_leaks() == 3
+
+
 def test_garbage_for_what_is_held(store: Store) -> None:
     """A child whose list of held messages is garbage holds nothing; what it held runs again."""
     task = store.put()
@@ -296,6 +338,48 @@ def test_a_wait_on_another_programs_key(store: Store) -> None:
     wake.arm()
     store.broker.nudge()
     assert wake.take()
+
+
+@pytest.mark.parametrize("key", ["expiry", "ended:succeeded", "wake:default", "wake", "waiters", "cancel"])
+def test_a_settle_that_meets_another_programs_key(store: Store, key: str) -> None:
+    """What it did is not undone by the repair: a task that ended is not queued again."""
+    task = store.put()
+    (held,) = store.settle([], 1)
+    store.call("DEL", key)
+    store.call("SET", key, "not poolrt's")
+    outcome = Outcome(held, TaskState.SUCCEEDED, b"ran")
+    try:
+        store.settle([outcome], 0)
+    except BrokerDamaged:
+        if store.child.resume():
+            store.settle([outcome], 0)
+    assert store.settle([], 5) == []
+    found = store.broker.find(task)
+    assert found
+    assert found.record == b"ran"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("key", ["ready:default", "wake:default", "wake", "delayed", "queues"])
+def test_an_enqueue_that_meets_another_programs_key(store: Store, key: str, count: int) -> None:
+    """It is repeated after the repair as the same call: nothing is stored again that has run meanwhile."""
+    store.call("DEL", key)
+    store.call("SET", key, "not poolrt's")
+    items = [Enqueue(new_task_id(), b"", "default", 0, None) for _ in range(count)]
+    repaired = calls.repair
+
+    def repair_and_run(*told: Any) -> None:
+        repaired(*told)
+        for each in store.settle([], 5):
+            store.settle([Outcome(each, TaskState.SUCCEEDED)], 0)
+            ran.append(each.task_id)
+
+    ran: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calls, "repair", repair_and_run)
+        store.broker.enqueue(items)
+    ran += [each.task_id for each in store.settle([], 5)]
+    assert sorted(ran) == sorted(each.id for each in items)
 
 
 @st.composite

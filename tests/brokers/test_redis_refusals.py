@@ -24,6 +24,7 @@ from tests.brokers.faults import (
     put,
     within,
 )
+from tests.brokers.foreign_store import LEAK
 from tests.brokers.proxy import Proxy
 from tests.servers import Server, Servers, binary, until
 
@@ -78,6 +79,10 @@ def test_maxmemory(own_servers: Servers, open_redis: Open, program: str | None) 
     assert server.call("LLEN", "{poolrt}:wake:default") == 1
     broker.pause("other")
     broker.unpause("other")
+    with pytest.raises(BrokerFull):
+        broker.note_leaks([LEAK], call="1")
+    assert broker.leaks() == []
+    assert broker.forget_leaks() == 0
     assert broker.wait(first, 1)
     assert broker.wait(other.task_id, 0.01) is None
     broker.submit([], 1, 1)

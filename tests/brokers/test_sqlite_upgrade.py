@@ -6,7 +6,10 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from poolrt.brokers.sqlite import SqliteBroker, schema
+from poolrt.hygiene.findings import LeakKind, LeakRow
 from poolrt.message import Owner
 from poolrt.states import TaskState
 
@@ -45,11 +48,24 @@ pragma application_id = 1886351212;
 pragma user_version = 1;
 """
 
+VERSION_2 = (
+    VERSION_1
+    + """
+alter table owner add column floor integer not null default 0;
+create table pause (queue text primary key) without rowid;
+create table to_cancel (seq integer primary key, owner integer not null, n integer not null);
+pragma user_version = 2;
+"""
+)
 
-def test_a_file_of_version_1(file: Path, open_broker: Open) -> None:
+OLDER = pytest.mark.parametrize("tables", [VERSION_1, VERSION_2], ids=["version 1", "version 2"])
+
+
+@OLDER
+def test_an_older_file(file: Path, open_broker: Open, tables: str) -> None:
     """It is brought up to date by its first opening, with all that it holds, and then does all that a new one does."""
     db = sqlite3.connect(file)
-    db.executescript(VERSION_1)
+    db.executescript(tables)
     db.close()
     file.chmod(0o600)
     broker = open_broker()
@@ -66,12 +82,16 @@ def test_a_file_of_version_1(file: Path, open_broker: Open) -> None:
     assert client.settle([], 9, 6).deliveries == []
     broker.unpause("mail")
     assert [delivery.task_id for delivery in client.settle([], 9, 7).deliveries] == ["held-2", "queued"]
+    leak = LeakRow(LeakKind.FILES, "t", "/tmp/x", 1, 2, 3.0, 4.0, "it leaves /tmp/x")
+    broker.note_leaks([leak], call="1")
+    assert client.leaks() == [leak]
 
 
-def test_an_upgraded_file_has_the_tables_of_a_new_one(file: Path, node_dir: Path) -> None:
+@OLDER
+def test_an_upgraded_file_has_the_tables_of_a_new_one(file: Path, node_dir: Path, tables: str) -> None:
     """Every column and index, in name, type, default and key."""
     old, new = sqlite3.connect(file), sqlite3.connect(node_dir / "new.db")
-    old.executescript(VERSION_1)
+    old.executescript(tables)
     for db in (old, new):
         schema.upgrade(db, "q.db")
 

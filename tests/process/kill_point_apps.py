@@ -222,10 +222,10 @@ def _ended_with_point(self, **how):
     _ended(self, **how)
 
 
-def _audit_with_point(self, task):
-    reason = _after_task(self, task)
+def _audit_with_point(self, task, runtime):
+    verdict = _after_task(self, task, runtime)
     reached("audit", _running[0])
-    return reason
+    return verdict
 
 
 def _send_with_points(self, said):

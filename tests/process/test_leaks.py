@@ -51,12 +51,12 @@ def test_a_leak_of_now_and_then_is_caught_before_the_limit(serve, tasks, ledger,
 
 
 def test_a_leak_may_only_be_told(serve, tasks, ledger, server):
-    """``--leak-action warn``: an event names task and peer, and the child stays."""
-    node = serve(leak_action="warn")
+    """``--leak-policy warn``: an event names task and peer, and the child stays."""
+    node = serve(leak_policy="warn")
     tasks.leak.enqueue_many([(str(ledger), server)] * 60)[-1].get(20)
-    warning = node.wait_event("warning")[0]
-    assert warning["task"] == "leak"
-    assert f"127.0.0.1:{server}" in warning["cause"]
+    found = node.wait_event("leak-found")[0]
+    assert found["task"] == "leak"
+    assert f"127.0.0.1:{server}" in found["cause"]
     assert not node.events("child-recycled")
     assert len(set(ledger.column(1))) == 1
 

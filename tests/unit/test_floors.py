@@ -32,8 +32,9 @@ FLOORS = (
         "shielding",
         "incarnation",
         "posix",
+        "hygiene",
     ),
-    ("hygiene", "brokers", "results"),
+    ("brokers", "results"),
     ("supervisor", "app", "schedule"),
     ("child", "steward", "template"),
     ("service", "embed", "executor"),
@@ -46,8 +47,9 @@ FLOOR = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 WITHIN_A_FLOOR = {
     "board": {"posix"},  # F1: the mapping
     "control": {"posix"},  # F1: the socket
-    "notice": {"posix"},  # F1: the socketpair
-    "settings": {"posix", "units"},  # F1: cgroup and affinity defaults
+    "notice": {"posix", "hygiene"},  # F1: the socketpair, and a notice of what hygiene found
+    "settings": {"posix", "units", "hygiene"},  # F1: cgroup and affinity defaults, policies
+    "hygiene": {"posix", "units", "codec", "message"},  # F1: what its watches read; messages of what crashed
     "steward": {"child"},  # F4: it is a child with another main
     "template": {"child", "steward"},  # F4: it forks both
     "__main__": {"cli"},  # F6: `python -m poolrt` is the command line

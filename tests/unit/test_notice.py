@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from poolrt import notice
 from poolrt.board import Running
 from poolrt.events import Event, EventKind
+from poolrt.hygiene.findings import Finding, LeakKind, row_of
 from poolrt.posix.unix_sockets import seqpacket_pair
 
+FINDING = Finding(LeakKind.CONNECTIONS, "shop.fetch", "db:5432", 3, 30, "3 connections to db:5432", "a.py:1 in f")
 SAMPLES: list[notice.Notice] = [
     notice.Fork(3, 7, "child", 100),
     notice.Ready("shop", "sqlite:////x", "/x-nodes", 3, 0.5, ("a thread",)),
@@ -29,9 +31,11 @@ SAMPLES: list[notice.Notice] = [
     notice.Leaving("max_tasks_per_child", 100, "more"),
     notice.BootFailed("Traceback …"),
     notice.Trouble("BrokerBusy: …"),
+    notice.Found(FINDING, 5.0, "id"),
     notice.Bury(1, 3, 7, 5, 99, "killed by SIGSEGV", "lost", 1.5),
     notice.Reclaim(2, "inc", (Running(0, 1, 2, 3),)),
     notice.Reclaim(2, "inc", None),
+    notice.Leaked(row_of(FINDING, 5.0)),
     notice.Settled(1),
     notice.LeaseLost("another node took over"),
     notice.CancelRun(3, 7, 5, 99),
@@ -128,6 +132,32 @@ def test_text_that_cannot_be_encoded_is_escaped(pair: tuple[socket.socket, socke
     """An odd file name in an error's text does not keep the error from being told."""
     notice.send(pair[0], notice.Failed("no file \udcff", "trace \ud800", 5))
     assert notice.receive(pair[1]) == (notice.Failed("no file \\udcff", "trace \\ud800", 5), [])
+
+
+@pytest.mark.parametrize("character", ["x", "\U0001f600", "\udc80"])
+def test_the_longest_finding_fits_a_frame(character: str, pair: tuple[socket.socket, socket.socket]) -> None:
+    """Whatever a task leaves behind, and whatever its name, the child can tell it."""
+    long = character * 100_000
+    notice.send(pair[0], notice.Found(Finding(LeakKind.TEMP_FILES, long, long, 1 << 70, -1, long, long), 5.0))
+    received, _ = notice.receive(pair[1]) or (None, [])
+    assert isinstance(received, notice.Found)
+    found = received.finding
+    assert len(found.task) == len(found.what) == len(found.reason) == 500
+    assert (found.count, found.runs) == (1 << 53, 0)
+
+
+def test_text_deep_in_a_notice_is_escaped_too(pair: tuple[socket.socket, socket.socket]) -> None:
+    """An event and a finding may name odd files as well."""
+    event = Event(EventKind.LEFT_BEHIND, 1.0, cause="./\udcff", numbers={"name": "\udcfe"})
+    notice.send(pair[0], notice.Happened(event))
+    (received, _) = notice.receive(pair[1]) or (None, [])
+    assert isinstance(received, notice.Happened)
+    assert (received.event.cause, received.event.numbers) == ("./\\udcff", {"name": "\\udcfe"})
+    finding = Finding(LeakKind.TEMP_FILES, "t", "/tmp/\udcff", 1, 1, "it leaves /tmp/\udcff")
+    notice.send(pair[0], notice.Found(finding, 1.0))
+    (received, _) = notice.receive(pair[1]) or (None, [])
+    assert isinstance(received, notice.Found)
+    assert (received.finding.kind, received.finding.what) == (LeakKind.TEMP_FILES, "/tmp/\\udcff")
 
 
 @pytest.mark.parametrize("frame", [b"\xc1", b"\x00", b"\x91\xa4Nope", b"\x92\xa4Fork\x01", b"text"])

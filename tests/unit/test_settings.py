@@ -162,6 +162,12 @@ def test_a_strange_name_gets_no_hint() -> None:
         ({"node_name": "a/b"}, "node_name 'a/b': use up to 64 letters"),
         ({"node_name": "." * 3}, "a letter or digit first"),
         ({"node_name": "n" * 65}, "use up to 64"),
+        (
+            {"leak_policy": "threads=shoot"},
+            "leak_policy: 'threads=shoot' is no leak policy: write KIND=ACTION, with a kind of",
+        ),
+        ({"leak_policy": "comets"}, "leak_policy: 'comets' is no leak policy"),
+        ({"leak_allow": "db:*"}, "leak_allow: 'db:*' is no allowed leak: write KIND:PATTERN, with a kind of *,"),
         ({"restart_burst": "often"}, "restart_burst: 'often' is not COUNT/DURATION"),
     ],
 )

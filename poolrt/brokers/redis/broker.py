@@ -28,6 +28,7 @@ from poolrt.brokers.redis.scripts import script
 from poolrt.brokers.redis.waiting import Waiting
 from poolrt.clock import Clock, SystemClock
 from poolrt.errors import BrokerDamaged, BrokerError, ConfigurationError, Fenced
+from poolrt.hygiene.findings import LeakRow, LeakTable
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
 from poolrt.states import FINAL, TaskState
 
@@ -251,6 +252,11 @@ class RedisBroker(Broker):
             now, deadline = self._clock.wall(), Deadline(self.timeout / 2)
             self._calls.attempt(lambda channel: repair(channel, now, deadline, begin=False))
 
+    def note_leaks(self, rows: Sequence[LeakRow], *, call: str) -> None:
+        """See ``Broker``."""
+        if rows:
+            self._calls.run("note_leaks", call, LeakTable.MOST_ROWS, *wire.leak_arguments(rows))
+
     # ---- children
 
     def attach(self, owner: Owner, queues: Collection[str] = ()) -> None:
@@ -329,6 +335,14 @@ class RedisBroker(Broker):
             for task, value in zip(records[::2], records[1::2], strict=True)
             if wire.is_record(value)
         ]
+
+    def leaks(self) -> list[LeakRow]:
+        """See ``Broker``."""
+        return LeakTable(wire.read_leaks(self._calls.run("leaks"))).rows()
+
+    def forget_leaks(self) -> int:
+        """See ``Broker``."""
+        return int(self._calls.run("forget_leaks"))
 
     def close(self) -> None:
         """See ``Broker``."""

@@ -6,13 +6,15 @@ anew the next three when they change; the rest is made here once and never touch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from poolrt.brokers.redis.channel import Argument
 from poolrt.errors import BrokerError, ConfigurationError
+from poolrt.hygiene.findings import LeakRow
 from poolrt.message import HIGHEST_PRIORITY, LOWEST_PRIORITY, Delivery, Enqueue, Outcome, Requeue
 from poolrt.states import TaskState
 
@@ -185,6 +187,23 @@ def is_record(value: bytes) -> bool:
 def read_kept(value: bytes) -> Kept:
     """The record in ``value``; raises msgspec.DecodeError."""
     return _kept_decoder.decode(value)
+
+
+_leak_decoder = msgspec.msgpack.Decoder(LeakRow)
+
+
+def leak_arguments(rows: Iterable[LeakRow]) -> Iterator[bytes]:
+    """Field and value of each row, as lua/note_leaks.lua takes them."""
+    for row in rows:
+        yield _encode(row.key)
+        yield _encode(row)
+
+
+def read_leaks(values: Iterable[bytes]) -> Iterator[LeakRow]:
+    """The rows in these values; one of a kind that a newer poolrt knows, or with a text that is none, is left out."""
+    for value in values:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            yield _leak_decoder.decode(value)
 
 
 def read_reply(reply: Sequence[Any]) -> tuple[int, int, list[Stored]]:

@@ -21,7 +21,7 @@ from typing import Final, Literal
 from urllib.parse import urlencode
 
 from poolrt.brokers.base import Buried, Doorbell, Found, Settled
-from poolrt.brokers.sqlite import ending, holding, placing, statements
+from poolrt.brokers.sqlite import ending, holding, leaks, placing, statements
 from poolrt.brokers.sqlite import queues as single_queues
 from poolrt.brokers.sqlite.failures import translated_os
 from poolrt.brokers.sqlite.operators import Operators
@@ -30,6 +30,7 @@ from poolrt.brokers.sqlite.store import SYNCHRONOUS, Store
 from poolrt.brokers.sqlite.wakes import Wakes, bell_name
 from poolrt.clock import Clock, SystemClock
 from poolrt.errors import ConfigurationError, Fenced
+from poolrt.hygiene.findings import LeakRow
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
 
 SCHEME: Final = "sqlite:///"
@@ -245,6 +246,11 @@ class SqliteBroker(Operators):
         if answered:
             sockets = self._store.write(lambda db: [row[0] for row in db.execute(statements.SWEEP_WAITERS).fetchall()])
         self._wakes.send(children=queued, waiters=sockets)
+
+    def note_leaks(self, rows: Sequence[LeakRow], *, call: str) -> None:
+        """See ``Broker``. ``call`` is ignored: after an error nothing of it was done."""
+        if rows:
+            self._store.write(lambda db: leaks.note(db, rows))
 
     # ---- children
 

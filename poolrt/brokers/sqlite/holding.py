@@ -130,7 +130,8 @@ def recall(db: sqlite3.Connection, owner: Owner, after: tuple[int, int], upto: i
     db.execute(statements.RAISE_FLOOR, (upto, number))
     found = db.execute(statements.HELD_PRIORITY, (number, n, seq)).fetchone()
     priority = found[0] if found else _ABOVE_ALL
-    return db.execute(statements.RECALL, (number, n, upto, priority, seq)).rowcount
+    place = {"owner": number, "n": n, "upto": upto, "priority": priority, "seq": seq}
+    return db.execute(statements.RECALL, place).rowcount
 
 
 def leave_word(db: sqlite3.Connection, task_id: str) -> str | None:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from poolrt.brokers.base import Broker, Depth, Found, QueueDepth
-from poolrt.brokers.sqlite import queues, statements
+from poolrt.brokers.sqlite import leaks, queues, statements
 from poolrt.brokers.sqlite.placing import News
 from poolrt.brokers.sqlite.store import Store
 from poolrt.brokers.sqlite.wakes import Wakes
 from poolrt.clock import Clock
 from poolrt.errors import ConfigurationError
+from poolrt.hygiene.findings import LeakRow, LeakTable
 from poolrt.states import TaskState
 
 T = TypeVar("T")
@@ -68,6 +69,14 @@ class Operators(Broker):
         statement = statements.SUCCEEDED if state is TaskState.SUCCEEDED else statements.ENDED
         rows = self._store.read(lambda db: db.execute(statement, (code, limit)).fetchall())
         return [Found(task, statements.RECORD_STATES[kept], None, data, lost) for task, kept, lost, data in rows]
+
+    def leaks(self) -> list[LeakRow]:
+        """See ``Broker``."""
+        return LeakTable(self._store.read(leaks.known)).rows()
+
+    def forget_leaks(self) -> int:
+        """See ``Broker``."""
+        return self._store.write(lambda db: db.execute(statements.FORGET_LEAKS).rowcount)
 
     def _tell(self, work: Callable[[sqlite3.Connection, News], T]) -> T:
         """``work(db, news)`` in one write transaction; its news are sent once they are true."""

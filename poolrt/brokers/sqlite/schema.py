@@ -17,7 +17,7 @@ from poolrt.errors import BrokerCorrupt, BrokerIncompatible
 APPLICATION_ID: Final = 0x706F6F6C
 """``pool`` in the file's header: the file is ours."""
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the tables below; stored as ``user_version``."""
 
 OLDEST_SQLITE: Final = (3, 35, 0)
@@ -29,6 +29,19 @@ PAUSE: Final = "create table pause (queue text primary key) without rowid"
 TO_CANCEL: Final = "create table to_cancel (seq integer primary key, owner integer not null, n integer not null)"
 """The deliveries that are to be cancelled. A row counts only while ``task`` says that very delivery is held: so a
 settle, a release or a recall need not look here."""
+
+LEAK: Final = """create table leak (
+        kind text not null,
+        task text not null,
+        what text not null,
+        count integer not null,
+        runs integer not null,
+        first_seen real not null,
+        last_seen real not null,
+        reason text not null,
+        stack text not null,
+        primary key (kind, task, what)) without rowid"""
+"""What tasks left behind: a ``LeakRow`` of hygiene/findings.py each, by its fields."""
 
 QUEUE_INDEX: Final = "create index if not exists task_by_queue on task (queue, priority desc, seq) where state < 2"
 """Made by the first use of single queues (a node that chooses, a pause): it would cost each enqueue and each reserve
@@ -83,6 +96,7 @@ TABLES: Final = (
     "create table waiter (id text not null, socket text not null, primary key (id, socket)) without rowid",
     PAUSE,
     TO_CANCEL,
+    LEAK,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -95,7 +109,12 @@ def _to_2(db: sqlite3.Connection) -> None:
     db.execute(TO_CANCEL)
 
 
-MIGRATIONS: Final[dict[int, Migration]] = {1: _to_2}
+def _to_3(db: sqlite3.Connection) -> None:
+    """What tasks left behind."""
+    db.execute(LEAK)
+
+
+MIGRATIONS: Final[dict[int, Migration]] = {1: _to_2, 2: _to_3}
 """From a version to the next. Each runs inside the one transaction of the upgrade; none may commit."""
 
 

@@ -178,7 +178,8 @@ HELD_PRIORITY: Final = "select priority from task where state = 3 and owner = ? 
 
 RECALL: Final = """
 update task set state = suspect, owner = null, n = null
-where state = 3 and owner = ?1 and n between ?2 and ?3 and (n > ?2 or priority < ?4 or (priority = ?4 and seq > ?5))"""
+where state = 3 and owner = :owner and n between :n and :upto
+and (n > :n or priority < :priority or (priority = :priority and seq > :seq))"""
 """Put back what one owner would run after a delivery, up to a reserve: owner, n, upto, its priority and seq."""
 
 # ---- held messages that are to be cancelled
@@ -247,6 +248,25 @@ where seq in (select seq from task where state = 2 and eta <= ? order by eta lim
 PURGE: Final = """
 delete from record where seq in (select seq from record where expires <= ? order by expires limit ?)"""
 """Drop records whose time has passed."""
+
+# ---- what tasks left behind
+
+LEAKS: Final = "select kind, task, what, count, runs, first_seen, last_seen, reason, stack from leak"
+"""All rows."""
+
+LEAK: Final = f"{LEAKS} where kind = ? and task = ? and what = ?"
+"""The row of one kind, task and what."""
+
+KEEP_LEAK: Final = "insert or replace into leak values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+"""Keep a row instead of what was known."""
+
+FORGET_OLD_LEAKS: Final = """
+delete from leak where (kind, task, what) in (
+    select kind, task, what from leak order by last_seen desc limit -1 offset ?)"""
+"""Drop the rows beyond a number, those first that were not seen for longest."""
+
+FORGET_LEAKS: Final = "delete from leak"
+"""Drop all rows."""
 
 # ---- operators
 

@@ -1,4 +1,4 @@
-"""poolrt's side of the bench: the same two tasks as every peer, and one that may be short or long."""
+"""poolrt's side of the bench: the same two tasks as every peer, one that may be short or long, one of a millisecond."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +33,16 @@ def rest(seconds: float) -> None:
         time.sleep(seconds)
 
 
-TASKS = {"noop": noop, "add": add, "rest": rest}
+@app.task(ignore_result=True)
+def millisecond() -> None:
+    """Work for a millisecond: on the processor, making and dropping objects."""
+    hit()
+    until = time.perf_counter() + 0.001
+    while time.perf_counter() < until:
+        [{"name": "x", "n": n} for n in range(10)]
+
+
+TASKS = {"noop": noop, "add": add, "rest": rest, "millisecond": millisecond}
 
 
 def sender(task: str) -> Callable[..., Any]:

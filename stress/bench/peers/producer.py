@@ -22,7 +22,7 @@ from typing import Any
 
 from bench_env import RECORD_FILE
 
-ARGUMENTS: dict[str, tuple[int, ...]] = {"noop": (), "add": (1, 2)}
+ARGUMENTS: dict[str, tuple[int, ...]] = {"noop": (), "add": (1, 2), "millisecond": ()}
 RECORD_SIZE = 16
 LOST_AFTER_S = 15.0
 WARM_CALLS = 10

@@ -129,6 +129,8 @@ def test_options_are_parsed(task: Task[Any, Any]) -> None:
         ({"max_retries": -1}, "max_retries must be 0 or more"),
         ({"retry_for": ["OSError"]}, "retry_for takes exception classes, not 'OSError'"),
         ({"retry_for": [OSError()]}, "retry_for takes exception classes"),
+        ({"leaks": "threads=shoot"}, "'threads=shoot' is no leak policy"),
+        ({"leaks": ["threads"]}, r"leaks is a text such as 'threads=ignore', not \['threads'\]"),
     ],
 )
 def test_wrong_options_are_refused_where_they_are_written(options: dict[str, Any], said: str, app: App) -> None:

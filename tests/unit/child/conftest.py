@@ -20,11 +20,11 @@ from poolrt.brokers.base import Settled
 from poolrt.child import executor as executor_module
 from poolrt.child import loop as loop_module
 from poolrt.child import settler as settler_module
-from poolrt.child.audit import Reason
 from poolrt.child.executor import Execution, Executor
 from poolrt.child.interruption import Interrupter
 from poolrt.child.limits import Limits
 from poolrt.child.loop import Loop
+from poolrt.child.watches import Verdict
 from poolrt.codec import encode_arguments
 from poolrt.errors import BrokerBusy, BrokerUnreachable
 from poolrt.message import Delivery, Enqueue, Message, Outcome, Owner, Record, decode_record, encode_message
@@ -192,6 +192,10 @@ class FakeBroker:
         self.is_cut = self._waits = False
         return list(self.held)
 
+    def close(self) -> None:
+        self.log.append(("close", 0, 0))
+        self.cut(arrived=0)
+
     def release(self, deliveries: Sequence[Delivery]) -> int:
         self.log.append(("release", len(deliveries)))
         if self.is_cut:
@@ -358,11 +362,24 @@ class FakeAudit:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.finds: Reason | None = None
+        self.finds: Verdict | None = None
+        self.goes_first = False
+        self.sampling: Callable[[], bool] = lambda: False
+        self.samples: list[tuple[str, Outcome]] = []
+        self.left = False
 
-    def after(self, task: str) -> Reason | None:
+    def samples_next(self, task: str) -> bool:
+        return self.sampling()
+
+    def sample(self, task: str, outcome: Outcome) -> None:
+        self.samples.append((task, outcome))
+
+    def after(self, task: str, runtime: float) -> Verdict | None:
         self.seen.append(task)
         return self.finds
+
+    def leaving(self) -> None:
+        self.left = True
 
 
 @pytest.fixture

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
 from poolrt.child import audit as audit_module
+from poolrt.child import memory_audit
+from poolrt.child import orphans as orphans_module
 from poolrt.child.audit import Audit
-from poolrt.events import EventKind
+from poolrt.child.orphans import Orphans
+from poolrt.child.watches import Verdict
+from poolrt.hygiene.findings import Finding, LeakKind, Policies
 from poolrt.posix.processes import dead_children
-from poolrt.settings import Settings, settings_from
 from poolrt.states import Activity
 
 MIB = 1 << 20
@@ -45,43 +49,71 @@ class Row:
 
 
 @pytest.fixture
-def told() -> list[tuple[Any, ...]]:
-    """What was reported."""
+def told() -> list[Finding]:
+    """What was found and is not ignored."""
     return []
 
 
-@pytest.fixture
-def make(told: list[tuple[Any, ...]]) -> Callable[..., Audit]:
-    """``make(sizes, **settings)``: an audit whose child reads as these sizes."""
+class FakeWatch:
+    """A watch that finds what the test says, and remembers what it was asked.
 
-    def make(sizes: Sizes = Sizes(20 * MIB), **settings: Any) -> Audit:  # noqa: B008  it is never changed
-        return Audit(settings_from(settings), Row(), sizes, lambda *event: told.append(event))  # type: ignore[arg-type]
+    Attributes:
+        finds: for the next look.
+        looks: the runs of each look.
+    """
+
+    def __init__(self) -> None:
+        self.wants_each = False
+        self.finds: list[Finding] = []
+        self.looks: list[dict[str, int]] = []
+
+    def look(self, ran: Mapping[str, int]) -> list[Finding]:
+        self.looks.append(dict(ran))
+        found, self.finds = self.finds, []
+        return found
+
+
+@pytest.fixture
+def watch() -> FakeWatch:
+    """The audit's one watch beside that of descriptors."""
+    return FakeWatch()
+
+
+Make = Callable[..., Audit]
+
+
+@pytest.fixture
+def make(told: list[Finding], watch: FakeWatch) -> Make:
+    """``make(sizes, ceiling, policy)``: an audit whose child reads as these sizes."""
+
+    def make(sizes: Sizes = Sizes(20 * MIB), ceiling: int = 0, policy: str = "") -> Audit:  # noqa: B008  never changed
+        audit = Audit(Policies(policy), ceiling, Row(), sizes, told.append)  # type: ignore[arg-type]
+        audit.add([watch])
+        return audit
 
     return make
 
 
-def test_a_child_below_its_ceiling_stays(make: Callable[..., Audit]) -> None:
+def test_a_child_below_its_ceiling_stays(make: Make) -> None:
     """At the ceiling itself a child stays; without one, nothing is read."""
-    assert make(Sizes(100 * MIB), max_memory_per_child="100MiB").after("t") is None
-    assert make(Sizes(10**12)).after("t") is None
+    assert make(Sizes(100 * MIB), 100 * MIB).after("t", 0.0) is None
+    assert make(Sizes(10**12)).after("t", 0.0) is None
 
 
-def test_above_its_ceiling_after_the_second_look_it_leaves(
-    make: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_above_its_ceiling_after_the_second_look_it_leaves(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a collection does not free counts; told are both sizes, and the task during which the child grew most."""
-    monkeypatch.setattr(audit_module, "_READ_AGAIN_NS", 10**12)
-    audit = make(Sizes(20 * MIB, 80 * MIB, 90 * MIB, 118 * MIB, 110 * MIB), max_memory_per_child="100MiB")
-    assert [audit.after(task) for task in ("fat", "thin")] == [None, None]
-    assert audit.after("thin") is None, "runs of one task that follow each other closely share a reading"
-    monkeypatch.setattr(audit_module, "_READ_AGAIN_NS", 0)
+    monkeypatch.setattr(memory_audit, "_READ_AGAIN_NS", 10**12)
+    audit = make(Sizes(20 * MIB, 80 * MIB, 90 * MIB, 118 * MIB, 110 * MIB), 100 * MIB)
+    assert [audit.after(task, 0.0) for task in ("fat", "thin")] == [None, None]
+    assert audit.after("thin", 0.0) is None, "runs of one task that follow each other closely share a reading"
+    monkeypatch.setattr(memory_audit, "_READ_AGAIN_NS", 0)
     said = "max_memory_per_child: 110.0 MiB (118.0 MiB before a collection), its ceiling is 100.0 MiB"
-    assert audit.after("thin") == (f"{said}; it has grown by 60.0 MiB during fat", "fat")
+    assert audit.after("thin", 0.0) == Verdict(f"{said}; it has grown by 60.0 MiB during fat", "fat")
 
 
-def test_what_a_collection_frees_is_no_reason(make: Callable[..., Audit]) -> None:
+def test_what_a_collection_frees_is_no_reason(make: Make) -> None:
     """Garbage in cycles and freed pages are given back, and the child stays."""
-    assert make(Sizes(20 * MIB, 120 * MIB, 90 * MIB), max_memory_per_child="100MiB").after("t") is None
+    assert make(Sizes(20 * MIB, 120 * MIB, 90 * MIB), 100 * MIB).after("t", 0.0) is None
 
 
 @pytest.fixture
@@ -93,51 +125,143 @@ def leak() -> Iterator[Callable[[], None]]:
         each.close()
 
 
-def test_a_gross_leak_is_a_reason_to_leave(make: Callable[..., Audit], leak: Callable[[], None]) -> None:
+def test_a_gross_leak_is_a_reason_to_leave(make: Make, leak: Callable[[], None]) -> None:
     """A task that leaves a socket at each run is named within 50 runs, and its child leaves."""
     audit = make()
     reasons = []
     for _ in range(50):
         leak()
-        reasons.append(audit.after("shop.fetch"))
+        reasons.append(audit.after("shop.fetch", 0.0))
     (found,) = filter(None, reasons[:50])
     assert found.task == "shop.fetch"
     assert "shop.fetch" in found.reason
 
 
-def test_a_leak_may_only_be_told(
-    make: Callable[..., Audit], leak: Callable[[], None], told: list[tuple[Any, ...]]
-) -> None:
-    """With ``warn`` an event names the task, and the child stays; with ``ignore`` nobody looks."""
-    audit, blind = make(leak_action="warn"), make(leak_action="ignore")
+def test_a_leak_may_only_be_told(make: Make, leak: Callable[[], None], told: list[Finding]) -> None:
+    """With ``warn`` it is told by task, and the child stays; with ``ignore`` nobody looks."""
+    audit, blind = make(policy="warn"), make(policy="ignore")
     for _ in range(50):
         leak()
-        assert audit.after("shop.fetch") is blind.after("shop.fetch") is None
-    assert (told[0][0], told[0][1]) == (EventKind.WARNING, "shop.fetch")
+        assert audit.after("shop.fetch", 0.0) is blind.after("shop.fetch", 0.0) is None
+    assert told[0].task == "shop.fetch"
 
 
-def test_orphans_are_reaped_and_own_children_are_not(make: Callable[..., Audit], monkeypatch, wait_for) -> None:  # type: ignore[no-untyped-def]
+FOUND = Finding(LeakKind.THREADS, "t", "work", 5, 5, "t left 5 threads")
+
+
+@pytest.mark.parametrize(
+    ("policy", "verdict"),
+    [
+        ("threads=ignore", None),
+        ("threads=warn", None),
+        ("threads=recycle", Verdict("t left 5 threads", "t")),
+        ("threads=fail", Verdict("t left 5 threads", "t", "t left 5 threads")),
+    ],
+)
+def test_the_policy_decides(
+    make: Make, watch: FakeWatch, told: list[Finding], policy: str, verdict: Verdict | None
+) -> None:
+    """What is ignored is not told; only ``fail`` makes a run fail, and then verdicts come before outcomes."""
+    watch.finds = [FOUND]
+    audit = make(policy=policy)
+    assert audit.goes_first is ("fail" in policy)
+    assert audit.after("t", 1.0) == verdict
+    assert told == ([] if "ignore" in policy else [FOUND])
+
+
+def test_another_tasks_leak_does_not_fail_this_run(make: Make, watch: FakeWatch) -> None:
+    """The child leaves all the same."""
+    watch.finds = [FOUND]
+    assert make(policy="threads=fail").after("other", 1.0) == Verdict("t left 5 threads", "t")
+
+
+def test_long_runs_are_looked_at_each(make: Make, watch: FakeWatch) -> None:
+    """A look costs some microseconds: after a run of 10 ms there is time for one."""
+    audit = make()
+    for number in range(20):
+        audit.after(f"task-{number % 2}", 0.01)
+    assert watch.looks == [{"task-0": 1}, {"task-1": 1}] * 10
+
+
+def test_quick_runs_are_looked_at_together(make: Make, watch: FakeWatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks take no more than their share of the time; no run is forgotten."""
+    monkeypatch.setattr(audit_module.time, "perf_counter_ns", itertools.count(0, 6000).__next__)
+    audit = make()
+    for number in range(1000):
+        audit.after(f"task-{number % 2}", 0.0)
+    assert 40 < len(watch.looks) < 55, "6 us a look, 0.3 us a run"
+    assert watch.looks[-1]["task-0"] == 10
+    assert 1000 - 20 < sum(sum(ran.values()) for ran in watch.looks) <= 1000
+
+
+def test_a_watch_may_want_to_see_each_run(make: Make, watch: FakeWatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it has named the task; whatever it costs."""
+    monkeypatch.setattr(audit_module.time, "perf_counter_ns", itertools.count(0, 6000).__next__)
+    audit = make()
+    audit.after("t", 0.0)
+    watch.wants_each = True
+    while len(watch.looks) < 2:
+        audit.after("t", 0.0)
+    del watch.looks[:]
+    for _ in range(10):
+        audit.after("t", 0.0)
+    assert watch.looks == [{"t": 1}] * 10
+    watch.wants_each = False
+    while watch.looks[-1] == {"t": 1}:  # until all look again
+        audit.after("t", 0.0)
+    assert 10 < len(watch.looks) < 40
+    assert sum(ran["t"] for ran in watch.looks[:-1]) == len(watch.looks) - 1
+
+
+def test_a_closed_lock_is_seen_at_once(told: list[Finding]) -> None:
+    """Whoever closed it is named, and the child leaves: nothing else proves its death when its node has died."""
+    lock = os.dup(0)
+    audit = Audit(Policies(), 0, Row(), Sizes(0), told.append, lock)  # type: ignore[arg-type]
+    for _ in range(5):
+        assert audit.after("good", 0.0) is None
+    os.close(lock)
+    verdict = audit.after("bad", 0.0)
+    assert verdict is not None
+    assert verdict.task == "bad"
+    assert "lock" in verdict.reason
+
+
+def test_a_changed_handler_is_seen(make: Make) -> None:
+    """SIGUSR2 brings soft limits: a child that lost it leaves."""
+    before = signal.getsignal(signal.SIGUSR2)
+    audit = make()
+    try:
+        assert audit.after("good", 1.0) is None
+        signal.signal(signal.SIGUSR2, lambda *_: None)
+        verdict = audit.after("bad", 1.0)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert verdict is not None
+    assert verdict.task == "bad"
+
+
+def test_orphans_are_reaped_and_own_children_are_not(monkeypatch, wait_for) -> None:  # type: ignore[no-untyped-def]
     """A zombie that nobody waits for is reaped after a while; one that a Popen will wait for keeps its status."""
     now = time.monotonic()
-    monkeypatch.setattr(audit_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(orphans_module.time, "monotonic", lambda: now)
     own = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
     stray = os.posix_spawn("/bin/true", ["true"], {})
     wait_for(lambda: set(dead_children()) >= {own.pid, stray}, "both are zombies")
-    audit = make()
+    orphans = Orphans()
+    orphans.reap()
+    assert stray in dead_children()
     for step in range(3):
         now += 4.0
-        for _ in range(64):
-            audit.after("t")
+        orphans.reap()
         assert (stray in dead_children()) is (step < 2), "it has its time before"
     assert own.wait() == 7
 
 
-def test_the_default_settings_read_no_memory(make: Callable[..., Audit]) -> None:
+def test_the_default_settings_read_no_memory(make: Make) -> None:
     """Without a ceiling an audit costs no read of /proc."""
 
     class Untouchable:
         def read(self) -> int:
             raise AssertionError("it was read")
 
-    assert Settings().max_memory_per_child == 0
-    assert make(Untouchable()).after("t") is None  # type: ignore[arg-type]
+    assert make(Untouchable()).after("t", 0.0) is None  # type: ignore[arg-type]

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poolrt.child import loop as loop_module
-from poolrt.child.audit import Reason
 from poolrt.child.pace import MAX_BATCH, MAX_PIPELINED_BATCH
-from poolrt.errors import BrokerBusy, BrokerFull, BrokerUnreachable, Fenced
-from poolrt.message import Message
+from poolrt.child.watches import Verdict
+from poolrt.errors import BrokerBusy, BrokerFull, Fenced
+from poolrt.message import Message, Outcome, decode_record
 from poolrt.notice import Leaving, Trouble
 from poolrt.states import Activity, Order, TaskState
 
@@ -398,10 +398,69 @@ def test_stale_settles_are_logged_and_counted(noop, put, make, broker, row, capl
     assert row.too_late == 1
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_finding_that_fails_its_run(noop, put, make, audit, broker, lifeline, first) -> None:  # type: ignore[no-untyped-def]
+    """By policy the run that was caught fails, as LeakFound; where no policy says so it is settled as it ended."""
+    put("noop", 2)
+    audit.goes_first = first
+    audit.finds = Verdict("it leaks", "noop", "it leaks")
+    make().run()
+    (outcome,) = broker.outcomes
+    assert outcome.state is (TaskState.FAILED if first else TaskState.SUCCEEDED)
+    assert lifeline.sent == [Leaving("it leaks", 1, "noop")]
+    if first:
+        assert decode_record(outcome.record).error.type == "LeakFound"
+
+
+def test_a_sampled_run(noop, put, make, audit, broker) -> None:  # type: ignore[no-untyped-def]
+    """What it kept is read when its outcome is settled: a collection may hang in what the task left."""
+    put("noop", 1)
+    audit.sampling = lambda: True
+    seen = []
+
+    def sample(task: str, outcome: Outcome) -> None:
+        audit.settle_first()
+        seen.append((task, outcome.state, len(broker.done)))
+
+    audit.sample = sample
+    make().run()
+    assert seen == [("noop", TaskState.SUCCEEDED, 1)]
+    assert audit.left
+
+
+def test_a_run_that_was_taken_away_before_its_sample(noop, put, make, audit, broker, row) -> None:  # type: ignore[no-untyped-def]
+    """To settle what is finished may bring the news that this one is somebody else's by now: it is not started."""
+    put("noop", 1)
+    loop = make()
+
+    def sampling() -> bool:
+        loop._held.clear()
+        return True
+
+    audit.sampling = sampling
+    loop.run()
+    assert row.done == 0
+
+
+def test_a_failed_run_is_not_failed_again(app, put, make, audit, broker) -> None:  # type: ignore[no-untyped-def]
+    """What it raised says more than what it left; a retry stays one."""
+
+    @app.task(name="bad")
+    def bad() -> None:
+        raise ValueError("mine")
+
+    put("bad")
+    audit.goes_first = True
+    audit.finds = Verdict("it leaks", "bad", "it leaks")
+    make().run()
+    (outcome,) = broker.outcomes
+    assert decode_record(outcome.record).error.type == "ValueError"
+
+
 def test_a_finding_of_the_audit_makes_the_child_leave(noop, put, make, audit, broker, lifeline) -> None:  # type: ignore[no-untyped-def]
     """After the task that the audit finds fault with nothing is started; the rest goes back, and the reason is told."""
     put("noop", 3)
-    audit.finds = Reason("it leaks", "noop")
+    audit.finds = Verdict("it leaks", "noop")
     make().run()
     assert audit.seen == ["noop"]
     assert len(broker.queue) == 2
@@ -804,7 +863,7 @@ def test_a_wait_that_breaks_is_trouble(noop, put, make, lifeline, waiting) -> No
     assert [wait > 0.02 * 2**number for number, wait in enumerate(lifeline.waits)] == [True] * 4
     assert lifeline.sent[0] == Trouble("BrokerUnreachable: cut")
     assert lifeline.sent[-2:] == [Trouble(""), Leaving("supervisor gone", 1)]
-    assert len([entry for entry in waiting.log if entry[0] == "resume"]) == 5, "and when it left"
+    assert len([entry for entry in waiting.log if entry[0] == "resume"]) == 4
 
 
 def test_what_a_broken_wait_brought_goes_back(noop, put, make, lifeline, waiting) -> None:
@@ -859,22 +918,60 @@ def test_silence_is_trouble(noop, put, make, lifeline, waiting, clock) -> None:
     assert "silent" in lifeline.sent[0].text
 
 
-@pytest.mark.parametrize("came", [0, 2])
-def test_an_idle_child_that_is_retired_takes_its_wait_back(noop, put, make, row, lifeline, waiting, came) -> None:
-    """It asks for nothing more, and what the server gave it at the last moment goes back."""
+def test_an_idle_child_that_is_retired_leaves_at_once(noop, put, make, row, lifeline, waiting) -> None:
+    """It asks the broker, which may be away, for nothing more; what came at the last moment its burial puts back."""
 
     def idle() -> bool:
         row.order = Order.RETIRE
+        return False
+
+    lifeline.when_idle = idle
+    make().run()
+    assert [entry[0] for entry in waiting.log] == ["submit", "wait", "close"]
+    assert lifeline.sent == [Leaving("retired", 0)]
+
+
+@pytest.mark.parametrize("came", [0, 2])
+def test_an_idle_child_that_is_quieted_takes_its_wait_back(noop, put, make, row, lifeline, waiting, came) -> None:
+    """It lives on, so it must know what the server gave it at the last moment."""
+
+    def idle() -> bool:
+        row.order = Order.STANDBY
         put("noop", came)
         waiting.cut(arrived=1)
         return False
 
     lifeline.when_idle = idle
+    lifeline.when_ordered = lambda: setattr(row, "order", Order.RETIRE)
     make().run()
     assert [entry[0] for entry in waiting.log] == ["submit", "wait", "resume", *["release"] * bool(came)]
     assert not waiting.held
     assert len(waiting.queue) == came
-    assert lifeline.sent == [Leaving("retired", 0)]
+
+
+def test_an_order_that_is_taken_back_in_time(noop, put, make, row, lifeline, waiting) -> None:
+    """The child goes on, on another connection: an answer to what it hung up on is not read."""
+    idles = []
+
+    def idle() -> bool:
+        idles.append(1)
+        if len(idles) == 1:
+            row.order = Order.RETIRE
+            return False
+        lifeline.cut = True
+        return False
+
+    def close() -> None:
+        waiting.log.append(("close", 0, 0))
+        waiting.cut(arrived=0)
+        row.order = Order.WORK
+        put("noop")
+
+    waiting.close = close
+    lifeline.when_idle = idle
+    make().run()
+    assert len(waiting.done) == 1
+    assert ("resume", 0, 0, 0) in waiting.log
 
 
 def test_an_order_beside_an_empty_answer(make, row, lifeline, waiting) -> None:
@@ -890,19 +987,6 @@ def test_an_order_beside_an_empty_answer(make, row, lifeline, waiting) -> None:
     lifeline.when_idle = idle
     make().run()
     assert lifeline.sent == [Leaving("retired", 0)]
-
-
-def test_an_idle_child_that_is_retired_while_its_broker_is_away(make, row, lifeline, waiting) -> None:
-    """It has nothing to settle, so it leaves; what it may hold its steward puts back."""
-
-    def idle() -> bool:
-        row.order = Order.RETIRE
-        waiting.refusals = [BrokerUnreachable("away")] * 3
-        return False
-
-    lifeline.when_idle = idle
-    make().run()
-    assert lifeline.sent[-1] == Leaving("retired", 0)
 
 
 @pytest.mark.parametrize("pipelined", [False, True])

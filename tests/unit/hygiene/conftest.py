@@ -19,13 +19,17 @@ class Table:
         self.garbage: list[int] = []
         self.scans: list[int] = []
         self.counts = 0
+        self.collections = 0
         self.most = 0
         self.inodes = 0
         self.now = 0.0
         for _ in range(holds):
             self.open("file", "/app")
 
-    def open(self, kind: str = "socket", what: str = PG, *, written: int | None = 0, idle: float | None = None) -> int:
+    def open(
+        self, kind: str = "socket", what: str = PG, *, written: int | None = 0, idle: float | None = None,
+        read: int | None = None,
+    ) -> int:  # fmt: skip
         """A new descriptor; OSError when there is no number left, as a task would meet it."""
         fd = self.lowest()
         if fd == self.limit:
@@ -33,7 +37,7 @@ class Table:
         self.inodes += 1
         if kind != "socket":
             written = None
-        self.open_now[fd] = Descriptor(fd, kind, what, self.inodes, idle, written)
+        self.open_now[fd] = Descriptor(fd, kind, what, self.inodes, idle, written, read)
         self.most = max(self.most, len(self.open_now))
         return fd
 
@@ -60,6 +64,7 @@ class Table:
         return len(self.open_now)
 
     def collect(self) -> None:
+        self.collections += 1
         for fd in self.garbage:
             self.close(fd)
         self.garbage.clear()
@@ -80,9 +85,7 @@ class Table:
             function()
             had[name] += 1
             self.now += 0.001
-            finding = watch.after(name, self.lowest())
-            if finding:
-                found.append((had[finding.task], finding))
+            found += [(had[finding.task], finding) for finding in watch.after(name, self.lowest()) or ()]
         return found
 
     def holding_a_file(self, function):

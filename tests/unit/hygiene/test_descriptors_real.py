@@ -13,6 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from poolrt.hygiene.descriptors import DescriptorWatch
+from poolrt.hygiene.findings import LeakKind
 from poolrt.posix.descriptors import limit, lowest_free, open_count, scan
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="read from /proc")
@@ -64,7 +65,7 @@ def clients():
 
 
 def drive(runs, *tasks):
-    """Run tasks in turn under a new watch, until the first Finding: ``(runs of its task, Finding)``, or None."""
+    """Run tasks in turn under a new watch, until there is a Finding: ``(runs of its task, Finding)``, or None."""
     gc.collect()  # garbage of earlier tests must not close anything meanwhile
     watch = DescriptorWatch(limit(), lowest_free(), scan)
     had = dict.fromkeys((name for name, _ in tasks), 0)
@@ -74,7 +75,8 @@ def drive(runs, *tasks):
         had[name] += 1
         found = watch.after(name, lowest_free())
         if found:
-            return had[name], found
+            (finding,) = found
+            return had[name], finding
     return None
 
 
@@ -92,7 +94,8 @@ def test_a_leaking_task_is_found_within_fifty_runs(server, clients):
     """Used in its own run or not, its connections are never used again."""
     had, found = drive(50, ("shop.fetch", lambda: clients.connect(server)))
     assert had == 30
-    assert found[:5] == ("shop.fetch", "socket", server.name, 30, 30)
+    assert found.key == (LeakKind.CONNECTIONS, "shop.fetch", server.name)
+    assert (found.count, found.runs) == (30, 30)
     assert found.reason == f"leak: 30 of 30 runs of shop.fetch left a socket to {server.name} open"
 
 
@@ -212,8 +215,8 @@ def test_files_and_connections_that_are_closed_are_innocent(server):
     assert drive(2000, ("fetch", fetch), ("files", temp_file)) is None
 
 
-def test_connections_in_garbage_cycles_are_innocent():
-    """Only the collector closes them, and it is asked before anything is said."""
+def test_what_is_in_garbage_cycles_is_told_as_that():
+    """Only the collector closes it, and it is asked before anything is said."""
 
     class Cycle:
         def __init__(self) -> None:
@@ -226,7 +229,8 @@ def test_connections_in_garbage_cycles_are_innocent():
 
     gc.disable()
     try:
-        assert drive(500, ("t", Cycle)) is None
+        had, found = drive(500, ("t", Cycle))
+        assert (had, found.kind, found.what, found.count) == (30, LeakKind.UNCLOSED, "pipe", 60)
     finally:
         gc.enable()
         gc.collect()
@@ -267,7 +271,7 @@ def test_a_table_is_never_full(server, clients, hidden):
 
         _, found = drive(200, ("t", work), ("files", temp_file))
         assert found.reason.startswith("near the limit: ")
-        assert (found.task, found.kind, found.what) == ("t", "socket", server.name)
+        assert found.key == (LeakKind.CONNECTIONS, "t", server.name)
         assert 0.7 * room < open_count() < room - 3
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

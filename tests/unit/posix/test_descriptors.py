@@ -228,6 +228,37 @@ def test_idle_time_grows_until_data_moves(closing, wait_for):
 
 
 @linux
+def test_what_was_read_is_told_from_what_only_came(closing, wait_for):
+    """What waits in the socket is not read; the end of the stream counts as nothing, before and after it is seen."""
+    client, server, _ = _pair(closing)
+    server.sendall(b"12345")
+    wait_for(lambda: len(client.recv(9, socket.MSG_PEEK)) == 5, "it came")
+    assert _one(client.fileno()).read == 0
+    client.recv(2)
+    assert _one(client.fileno()).read == 2
+    server.close()
+    wait_for(lambda: _one(client.fileno()).peer_gone, "the end of the stream came")
+    assert _one(client.fileno()).read == 2
+    assert client.recv(9) == b"345"
+    assert client.recv(9) == b""
+    assert _one(client.fileno()).read == 5
+
+
+@linux
+def test_the_position_in_a_file_is_what_was_read(closing, tmp_path):
+    """Read or written; a pipe has none."""
+    path = tmp_path / "file"
+    file = closing.enter_context(path.open("wb", buffering=0))
+    assert _one(file.fileno()).read == 0
+    file.write(b"1234")
+    assert _one(file.fileno()).read == 4
+    ends = os.pipe()
+    assert [_one(end).read for end in ends] == [None, None]
+    for end in ends:
+        os.close(end)
+
+
+@linux
 def test_a_connection_whose_peer_left(closing, wait_for):
     """It keeps its name while half is open, has no idle time, and is unconnected once it was reset."""
     client, server, address = _pair(closing)
@@ -235,7 +266,7 @@ def test_a_connection_whose_peer_left(closing, wait_for):
     server.recv(1)
     server.close()
     wait_for(lambda: _one(client.fileno()).idle is None, "the end of the stream came")
-    assert _one(client.fileno())[2:] == (address, os.fstat(client.fileno()).st_ino, None, 1)
+    assert _one(client.fileno())[2:] == (address, os.fstat(client.fileno()).st_ino, None, 1, 0, True)
     client.send(b"2")
     wait_for(lambda: _one(client.fileno()).what == "unconnected tcp socket", "the reset came")
 
@@ -252,7 +283,8 @@ def test_internet_sockets_without_a_peer(closing):
     assert _one(udp.fileno()).what == "unconnected udp socket"
     udp.bind(("127.0.0.1", 0))
     own = udp.getsockname()
-    assert _one(udp.fileno())[2:] == (f"bound to 127.0.0.1:{own[1]}/udp", os.fstat(udp.fileno()).st_ino, None, None)
+    seen = _one(udp.fileno())
+    assert (seen.what, seen.idle, seen.written, seen.read) == (f"bound to 127.0.0.1:{own[1]}/udp", None, None, None)
     other = closing.enter_context(socket.socket(type=socket.SOCK_DGRAM))
     other.connect(own)
     assert _one(other.fileno()).what == f"127.0.0.1:{own[1]}/udp"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 
 import pytest
@@ -147,3 +148,27 @@ def test_the_peak_is_no_less_than_what_is_resident():
     size = memory.ResidentSize(os.getpid())
     assert memory.own_peak() >= size.read() - (1 << 20)
     size.close()
+
+
+def test_live_bytes_follow_what_is_in_use():
+    """A large block counts with its size, many small ones with about theirs, and all of it is gone when they are."""
+    before = memory.live_bytes()
+    large = bytearray(10 << 20)
+    small = [(number, str(number)) for number in range(10_000)]
+    with_both = memory.live_bytes()
+    del small
+    with_large = memory.live_bytes()
+    del large
+    after = memory.live_bytes()
+    assert 1 << 20 < with_both - with_large < 6 << 20
+    if hasattr(ctypes.CDLL(None), "mallinfo2"):
+        assert abs(with_large - before - (10 << 20)) < 1 << 20
+        assert abs(after - before) < 1 << 20
+
+
+def test_without_mallinfo2_small_blocks_count(monkeypatch):
+    """On musl, macOS and an older glibc Python's own blocks are what there is."""
+    monkeypatch.setattr(memory, "_malloc_in_use", lambda: lambda: 0)
+    before = memory.live_bytes()
+    small = [(number, str(number)) for number in range(10_000)]
+    assert memory.live_bytes() - before >= len(small) * memory.SMALL_BLOCK

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from poolrt.board import Board
 from poolrt.brokers.base import Buried, Depth
 from poolrt.child.main import Place
 from poolrt.errors import BrokerUnreachable, Fenced
+from poolrt.hygiene.findings import LeakKind, LeakRow
 from poolrt.posix.files import open_private
 from poolrt.settings import Settings
 from poolrt.states import Order
@@ -56,6 +57,7 @@ class FakeBroker:
         self.fails: dict[str, Exception] = {}
         self.registered: list[tuple[str, str]] = []
         self.rescued: list[tuple[str, int | None]] = []
+        self.noted: list[tuple[list[LeakRow], str]] = []
 
     def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -104,6 +106,10 @@ class FakeBroker:
         self._called("rescue")
         self.rescued.append((incarnation, beat))
         return Buried(1, settled=False)
+
+    def note_leaks(self, rows: Sequence[LeakRow], *, call: str) -> None:
+        self.noted.append((list(rows), call))
+        self._called("note_leaks")
 
     def leave(self, incarnation: str) -> int:
         self._called("leave")
@@ -332,3 +338,72 @@ def test_a_steward_that_follows_another_renews_without_joining(
     board.publish_lease(1)
     steward.join()
     assert broker.calls == ["renew"]
+
+
+def leaked(count: int = 1) -> notice.Leaked:
+    """What the supervisor tells of a task that leaves files."""
+    return notice.Leaked(LeakRow(LeakKind.FILES, "t", "/tmp/x", count, count, 1.0, 1.0, "it leaves /tmp/x"))
+
+
+def test_leaks_are_written_each_second(
+    steward: Steward, broker: FakeBroker, lifeline: FakeLifeline, clock: Clock
+) -> None:  # fmt: skip
+    """Ten that are told in a second are one call, with their sum; where there are none, there is no call."""
+    steward.join()
+    steward.run(orders(clock, 30, 0.1))
+    assert broker.noted == []
+    told = 0
+
+    def order() -> int:
+        nonlocal told
+        told += 1
+        clock.now += 0.1
+        lifeline.waiting.append(leaked())
+        return Order.WORK if told < 30 else Order.HAND_OVER
+
+    steward.run(order)
+    counts = [row.count for rows, _ in broker.noted for row in rows]
+    assert len(counts) <= 4
+    assert sum(counts) == told
+    assert len({call for _, call in broker.noted}) == len(broker.noted)
+
+
+def test_trouble_with_leaks_stops_nothing_else(
+    steward: Steward, broker: FakeBroker, lifeline: FakeLifeline, clock: Clock
+) -> None:  # fmt: skip
+    """It is told once, the lease is renewed and the dead are buried; then the same rows come under the same name."""
+    steward.join()
+    broker.fails = {"note_leaks": BrokerUnreachable("away")}
+    lifeline.waiting = [leaked(3)]
+    steward.run(orders(clock, 50, 0.1))
+    lifeline.waiting = [leaked(4), notice.Bury(1, 1, 1, 0, 0, "", "none")]
+    broker.renewed_at.clear()
+    steward.run(orders(clock, 50, 0.1))
+    assert broker.calls.count("note_leaks") >= 8
+    assert "bury" in broker.calls
+    assert len(broker.renewed_at) >= 2
+    assert [message for message in lifeline.sent if isinstance(message, notice.Trouble)] == [
+        notice.Trouble("BrokerUnreachable: away")
+    ]
+    assert len(set(map(str, broker.noted))) == 1
+    broker.fails = {}
+    broker.noted.clear()
+    steward.run(orders(clock, 30, 0.1))
+    assert [[row.count for row in rows] for rows, _ in broker.noted] == [[3], [4]]
+    assert notice.Trouble("") in lifeline.sent
+
+
+@pytest.mark.parametrize("last", [Order.RETIRE, Order.HAND_OVER])
+def test_the_last_leaks_are_written_before_it_goes(
+    steward: Steward, broker: FakeBroker, lifeline: FakeLifeline, clock: Clock, last: Order
+) -> None:  # fmt: skip
+    """Also those that are told while the order is there already."""
+    steward.join()
+
+    def order() -> int:
+        lifeline.waiting = [leaked()]
+        return last
+
+    steward.run(order)
+    assert sum(row.count for rows, _ in broker.noted for row in rows) >= 1
+    assert "leave" not in broker.calls or broker.calls.index("note_leaks") < broker.calls.index("leave")

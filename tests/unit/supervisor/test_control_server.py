@@ -192,7 +192,7 @@ def test_unknown_requests_name_the_known(wire: Wire) -> None:
     """A misspelt request is answered with those there are."""
     with pytest.raises(
         ControlError,
-        match=r"unknown request 'stauts'; known: drain, events, quiet, ready, recycle, reload, "
+        match=r"unknown request 'stauts'; known: drain, events, leaks, quiet, ready, recycle, reload, "
         r"resume, scale, status",
     ):
         wire.call("stauts")

@@ -12,6 +12,7 @@ from poolrt.events import EventKind
 from poolrt.states import Activity, ChildState
 from poolrt.supervisor import lease as lease_module
 from poolrt.supervisor import steward_keeper as keeper_module
+from poolrt.supervisor.coroner import Coroner
 from poolrt.supervisor.lease import Lease, Succession
 from poolrt.supervisor.lifecycle import Child
 from poolrt.supervisor.steward_keeper import SILENT_AFTER, StewardKeeper
@@ -282,6 +283,7 @@ class EndedPool(FakePool):
     def __init__(self, pool: FakePool) -> None:
         self.__dict__.update(pool.__dict__)
         self.quiet = True
+        self.coroner = Coroner()
         self.ended_with: list[tuple[int, int]] = []
 
     def __iter__(self) -> Any:

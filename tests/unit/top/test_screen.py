@@ -175,6 +175,25 @@ def test_children_do_not_push_the_events_out(state, child):
     assert all(f"event-{n}." in few for n in range(9))
 
 
+def test_leaks_are_a_line_below_the_queue(state):
+    """How many kinds in how many tasks, and the last one's reason, cut at the edge; without any there is no line."""
+    rows = [
+        {"kind": "connections", "task": "a", "what": "x", "last_seen": 5.0, "reason": "9 to db\x1b[31m" + "x" * 300},
+        {"kind": "connections", "task": "b", "what": "y", "last_seen": 4.0, "reason": "older"},
+        {"kind": "memory", "task": "a", "what": "z", "last_seen": 3.0, "reason": "older"},
+    ]
+    for width in (80, 120):
+        lines = drawn(state(leaks=rows), width, 30).splitlines()
+        at = next(i for i, line in enumerate(lines) if "leaks: " in line)
+        assert lines[at].startswith(r" leaks: 2 kinds in 2 tasks  last 9 to db\x1b[31m")
+        assert len(lines[at]) == width
+        assert "queued 1,204" in lines[at - 1]
+        assert "child-crashed" in lines[at + 2]
+    assert "1 kind in 1 task  last" in drawn(state(leaks=[{"last_seen": None}]))
+    assert "leaks" not in drawn(state(leaks=[]))
+    assert "leaks" not in drawn(state(leaks=rows), 79, 30)
+
+
 def test_the_sorted_column_is_marked(state):
     """The head of the column that sorts is bold, and the title names it."""
     lines = screen(state(sort=Sort.RSS), 120, 30)

@@ -9,9 +9,11 @@ local waits = call('ZSCORE', DELAYED, id) or call('ZSCORE', ready(message.queue)
     or call('ZSCORE', suspects(message.queue), id)
 if not waits then return 0 end
 if value ~= ARGV[2] then return -1 end
+local ending = cmsgpack.unpack(ARGV[3])
+look_at_endings({ ending })
 call('ZREM', DELAYED, id)
 call('ZREM', ready(message.queue), id)
 call('ZREM', suspects(message.queue), id)
-finish({ id }, { id }, { cmsgpack.unpack(ARGV[3]) }, tonumber(ARGV[4]))
+finish({ id }, { id }, { ending }, tonumber(ARGV[4]))
 tell_waiters({ id })
 return 1

@@ -40,7 +40,7 @@ end
 local function expect_plain_keys()
     expect(P .. ':quarantine', 'list')
     expect(P .. ':wake', 'list')
-    for _, key in ipairs({ MSG, RES, QUEUES, BEATS, WAITERS }) do expect(key, 'hash') end
+    for _, key in ipairs({ MSG, RES, QUEUES, BEATS, WAITERS, LEAKS }) do expect(key, 'hash') end
     for _, key in ipairs({ DELAYED, GONE, P .. ':expiry' }) do expect(key, 'zset') end
     for _, state in ipairs({ 'failed', 'cancelled', 'expired', 'dead' }) do expect(P .. ':ended:' .. state, 'zset') end
     expect(P .. ':ended:succeeded', 'list')

@@ -1,6 +1,24 @@
 -- What happens when deliveries end.
 local EXPIRY = P .. ':expiry'
 
+-- Meet the foreign keys of records and follow-ups before anything has changed: see names.lua.
+local function look_at_endings(endings)
+    call('HLEN', MSG)
+    call('HLEN', RES)
+    call('ZCARD', EXPIRY)
+    local seen, following = { [''] = true }, {}
+    for at = 1, #endings do
+        local state = endings[at][1]
+        if not seen[state] then call(state == 'succeeded' and 'LLEN' or 'ZCARD', P .. ':ended:' .. state) end
+        seen[state] = true
+        for _, item in ipairs(endings[at][4] or {}) do following[item[2]] = true end
+    end
+    if not next(following) then return end
+    call('ZCARD', DELAYED)
+    local _ = tonumber(call('GET', SEQ) or '0') or call('INCR', SEQ)
+    for queue in pairs(following) do look_at(queue) end
+end
+
 -- Keep the records of ended deliveries, of which the first of an id stands; returns their follow-ups.
 -- endings[k] = {state, expires, record, follow-ups or false} belongs to ids[k].
 local function keep_records(ids, endings)
@@ -28,15 +46,9 @@ local function keep_records(ids, endings)
     return following
 end
 
--- Drop the messages of live, keep the records of ids and place their follow-ups. The error of a foreign key comes while
--- the message is still there, so that repair.lua can queue it again, or when all the follow-ups are stored.
+-- Drop the messages of live, keep the records of ids and place their follow-ups.
 local function finish(live, ids, endings, now)
     local following = keep_records(ids, endings)
-    if #following > 0 then
-        call('HLEN', RES)
-        call('ZCARD', DELAYED)
-        local _ = tonumber(call('GET', SEQ) or '0') or call('INCR', SEQ) -- as place does
-    end
     call('HDEL', MSG, unpack(live))
     if #following > 0 then place(following, now) end
 end
@@ -65,6 +77,7 @@ end
 -- these places have more to do than to end: see finish.
 local function settle(held, groups, endings, now)
     local ids, total, stale = {}, 0, 0
+    if #endings > 0 then look_at_endings(endings) end
     for _, group in ipairs(groups) do
         local gone
         total, gone = take_out(held, group, ids, total)

@@ -15,7 +15,8 @@
 --   :res        hash    id -> stored record            :expiry zset  id, wall time     :ended:STATE  zset  id, order
 --   :ended:succeeded    list    the newest 10,000 ids: a zset would cost each of them more
 --   :waiters    hash    id -> keys that await it       :cancel set   ids of held messages to be cancelled
---   :producer:ID        the number of the last call of a producer, for ten minutes
+--   :leaks      hash    packed kind, task, what -> row of what tasks left behind (leaks.lua)
+--   :producer:ID        the number of the last call of a producer, or that a call of this name was made; for ten minutes
 --   :quarantine list    what was found in a key and is not poolrt's, with the reason
 --   :foreign:KEY:TIME   a key of another type than ours, renamed        :mending  string  how far repair.lua has come
 --
@@ -31,6 +32,7 @@ local DELAYED = P .. ':delayed'
 local QUEUES = P .. ':queues'
 local WAITERS = P .. ':waiters'
 local CANCEL = P .. ':cancel'
+local LEAKS = P .. ':leaks'
 local SEQ = P .. ':seq'
 local NO_OWNER = false -- a nil reply: fenced
 local function ready(queue) return P .. ':ready:' .. queue end

@@ -31,6 +31,7 @@ local function place_some(items, first, last, now, new)
         end
     end
     if #values == 0 then return end
+    for queue in pairs(ranks) do look_at(queue) end
     local earliest = #etas > 0 and tonumber(call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')[2] or 'inf')
     call('HSET', MSG, unpack(values))
     for queue, into in pairs(ranks) do

@@ -1,0 +1,204 @@
+"""Memory that tasks keep, by name: live bytes at both ends of some runs, as many as the time for it allows.
+
+    due(task)? ── 1 run in k ──▶ before ─ collect, read ─▶ the run ─▶ after ─ collect, read ─▶ memory_ledger
+                                                                        k: by what this cost ┘    └▶ Finding
+
+Never by the resident size: a leak fills pages that an innocent task's peak has left (research/hygiene.md, 2.5: the
+leaker had 0.0 KiB a run, the innocent one 176). A full collection at both ends, since garbage is no leak and Python's
+free lists move blocks from one task to another; it is cheap where what was imported is frozen (gc.freeze).
+
+Before a task that was found out is reported, its next run is traced, once, for where it allocates.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+from poolrt.hygiene.allocation_sites import AllocationTrace
+from poolrt.hygiene.findings import Finding, LeakKind
+from poolrt.hygiene.memory_ledger import MemoryLedger
+from poolrt.posix.memory import live_bytes
+from poolrt.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poolrt.hygiene.memory_ledger import Keeper
+
+_SHARE: Final = 0.015
+"""Of the time that this task takes, or tasks on average, that sampling may cost."""
+_LEAST_NS: Final = 800
+"""What it may cost a run however short."""
+_SUSPECT: Final = 3
+"""So much more for a task that seems to keep memory."""
+_HEAD_START_NS: Final = 20_000_000
+"""What a child may spend beyond that, so that there are samples before it has run thousands of tasks."""
+_A_MIB_BUYS_NS: Final = 1_000_000
+"""What it may spend besides for each MiB by which it grows and nobody knows why."""
+_SOON: Final = 8
+"""Runs between two samples of a task, while there is something to spend."""
+_TRACED_BELOW_NS: Final = 100_000_000
+"""Longer runs are not traced: they would meet their time limits."""
+
+
+class _Sampling:
+    """How often a task is sampled, and what is known of its time."""
+
+    __slots__ = ("every", "runtime", "samples", "traced")
+
+    def __init__(self) -> None:
+        self.every = 1
+        self.samples = 0
+        self.runtime = 0
+        """Nanoseconds, a moving median."""
+        self.traced = False
+
+
+class LiveMemory:
+    """Samples the live bytes of one process around runs of its tasks.
+
+    ``due`` before each run; around those that are due ``before`` and ``after``, as near to the run as can be: all that
+    is allocated between them and still there is what the run kept.
+
+    Args:
+        ceiling: max_memory_per_child, for the text of findings; 0 for none.
+        resident: the process's resident bytes, for the same; read for a finding only.
+        traces: whether a run of a task that was found out may be traced.
+        settle: called before the first collection of a sample: finalizers may hang or crash.
+        collect, read, clock: a full collection, live bytes, monotonic nanoseconds.
+    """
+
+    def __init__(
+        self, ceiling: int = 0, resident: Callable[[], int] = lambda: 0, *, traces: bool = True,
+        settle: Callable[[], object] = lambda: None, collect: Callable[[], object] = gc.collect,
+        read: Callable[[], int] = live_bytes, clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:  # fmt: skip
+        self._ceiling = ceiling
+        self._resident = resident
+        self._traces = traces
+        self._settle = settle
+        self._collect = collect
+        self._read = read
+        self._clock = clock
+        self._ledger = MemoryLedger()
+        self._left: dict[str, int] = {}
+        """Runs until the next sample."""
+        self._left_then: dict[str, int] = {}
+        """The same, at the last sample of any task."""
+        self._samplings: dict[str, _Sampling] = {}
+        self._spare = _HEAD_START_NS
+        self._cost = 0
+        """Of a sample; nanoseconds, a moving median."""
+        self._time = self._runs = 0
+        """Nanoseconds and runs, of all tasks, as the samples tell."""
+        self._live = self._began = self._spent = 0
+        self._found: dict[str, Keeper] = {}
+        """Found out, and not reported yet: their next run is to be traced."""
+        self._trace: AllocationTrace | None = None
+
+    def due(self, task: str) -> bool:
+        """Whether the run of ``task`` that comes is to be sampled; 0.1 us. To be asked once before each run."""
+        left = self._left.get(task, 0)
+        self._left[task] = left - 1
+        return left <= 0
+
+    def before(self, task: str) -> None:
+        """Read what is in use, right before the run. If it is never followed by ``after``, nothing is noted."""
+        started = self._clock()
+        self._settle()
+        self._collect()
+        if self._trace is not None:  # its run has not come to its end
+            self._trace.stop()
+            self._trace = None
+        if task in self._found:
+            self._trace = AllocationTrace()
+            self._trace.start()
+        self._live = self._read()
+        self._began = self._clock()
+        self._spent = self._began - started
+
+    def after(self, task: str, own: int = 0) -> list[Finding]:
+        """Read what is in use, right after the run that followed ``before``.
+
+        Args:
+            own: bytes that the runtime allocated meanwhile and keeps: the run's outcome.
+        """
+        ended = self._clock()
+        if self._trace is not None:
+            stack, self._trace = self._trace.stop(), None
+            self._pace(task, ended)
+            return [self._finding(self._found.pop(task), stack)]
+        self._collect()
+        live = self._read() - own
+        sampling = self._samplings.setdefault(task, _Sampling())
+        keepers: list[Keeper] = []
+        if self._ledger.note(task, sampling.every, self._live, live, self._gap(task)):
+            keepers = self._ledger.judge()
+            self._spare = max(self._spare, self._ledger.unexplained() * _A_MIB_BUYS_NS >> 20)
+        self._pace(task, ended)
+        return [finding for keeper in keepers if (finding := self._report(keeper)) is not None]
+
+    def leaving(self) -> list[Finding]:
+        """What was found and is not reported yet, when the process leaves."""
+        found, self._found = self._found, {}
+        return [self._finding(keeper) for keeper in found.values()]
+
+    def culprit(self) -> str:
+        """Who kept most so far, for a process that is at its ceiling: a hint, no proof; "" if nobody stands out."""
+        most = self._ledger.most()
+        return most.task if most else ""
+
+    def _gap(self, sampled: str) -> dict[str, int]:
+        """How often each task ran since the last sample, but for the run that is sampled now."""
+        then, self._left_then = self._left_then, self._left.copy()
+        ran = {task: then.get(task, 0) - left - (task == sampled) for task, left in self._left.items()}
+        return {task: runs for task, runs in ran.items() if runs}
+
+    def _pace(self, task: str, ended: int) -> None:
+        """When this task is sampled next: so seldom that it may cost what it does, or soon while some is spare."""
+        sampling = self._samplings[task]
+        sampling.runtime = _median(sampling.runtime, ended - self._began)
+        sampling.samples += 1
+        self._cost = _median(self._cost, self._spent + self._clock() - ended)
+        self._time += sampling.runtime * sampling.every
+        self._runs += sampling.every
+        allowed = max(_LEAST_NS, int(max(sampling.runtime, self._time / self._runs) * _SHARE))
+        if self._ledger.looks_suspicious(task):
+            allowed *= _SUSPECT
+        every = 1 + self._cost // allowed
+        soon = min(sampling.samples, _SOON)
+        if self._spare > 0 and every > soon:
+            self._spare -= self._cost
+            every = soon
+        # At random, or tasks that come in turn would be sampled with the same neighbours for ever.
+        sampling.every = random.randint(every - every // 2, every + every // 2)
+        self._left[task] = self._left_then[task] = sampling.every - 1
+
+    def _report(self, keeper: Keeper) -> Finding | None:
+        """The finding, or None if a run is traced first."""
+        sampling = self._samplings[keeper.task]
+        if not self._traces or sampling.traced or sampling.runtime > _TRACED_BELOW_NS:
+            return self._finding(keeper)
+        sampling.traced = True
+        self._found[keeper.task] = keeper
+        self._left[keeper.task] = self._left_then[keeper.task] = 0
+        return None
+
+    def _finding(self, keeper: Keeper, stack: str = "") -> Finding:
+        a_run = format_size(keeper.a_run)
+        often = f"{keeper.keeping} of {keeper.samples} samples"
+        reason = f"keeps {a_run} a run ({often})"
+        if self._ceiling and (room := self._ceiling - self._resident()) > 0:
+            left = room // keeper.a_run
+            reason += f": {left:,} more runs to max_memory_per_child of {format_size(self._ceiling)}"
+        return Finding(LeakKind.MEMORY, keeper.task, "live bytes", keeper.kept, keeper.runs, reason, stack)
+
+
+def _median(known: int, new: int) -> int:
+    """A moving median, a step of an eighth at a time: that the process was off its processor for a while is no cost."""
+    if not known:
+        return new
+    return known + known // 8 if new > known else known - known // 8

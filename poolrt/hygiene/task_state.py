@@ -1,0 +1,176 @@
+"""What a task changed of its process and left so: found after the run, put back, and named.
+
+    after runs ── all as it was (4.5 us) ──▶ nothing
+                └─ not ──▶ put back ──▶ one task had run ──▶ Finding
+                        │           └─▶ several had ──▶ the next runs are looked at singly ──▶ Finding
+                        └─ cannot be put back ──▶ must_leave
+
+What is looked at, and which changes are kept, stands in `held_state`. Besides, asyncio tasks that a run left pending in
+the loop of the child's async tasks: they go on within later runs. A client's reader, started once, is no leak (see
+`leftovers`); those that are told are cancelled, which happens when the loop runs again.
+
+Not looked at: warning filters and random seeds (libraries change both all the time), ``sys.monitoring`` (the soft limit
+uses it), other loggers than root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from poolrt.hygiene.findings import Finding, LeakKind
+from poolrt.hygiene.held_state import Held, Run, often_changed, rarely_changed
+from poolrt.hygiene.leftovers import SINGLY, Leftovers
+
+_RARELY: Final = 64
+"""Looks between two at what is rarely changed."""
+
+
+class StateWatch:
+    """Holds the process's state to what it is now. Made and used in the main thread.
+
+    What must be in place before it is made: the child's own TMPDIR, its signal handlers, what the app's hooks set.
+
+    Attributes:
+        cost: microseconds of a look at which nothing has changed.
+        must_leave: why the child cannot go on, or an empty text: something could not be put back.
+    """
+
+    cost: Final = 4.5
+
+    def __init__(
+        self, loop: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """``loop`` gives the one that runs the child's async tasks, if there is one by now; ``clock`` is monotonic."""
+        self.must_leave = ""
+        self._often = _Group(often_changed())
+        self._rarely = _Group(rarely_changed())
+        self._loop = loop
+        self._pending: set[int] = set()
+        self._left = Leftovers[int](LeakKind.STATE, "asyncio tasks pending", clock=clock)
+        self._modules = len(sys.modules)
+        self._names = set(sys.modules)
+        self._looks = 0
+        self._singly = 0
+        self._unnamed: dict[str, str] = {}
+        """What was found after runs of several tasks, and which these were."""
+
+    @property
+    def wants_each(self) -> bool:
+        """Whether the next runs are to be looked at singly."""
+        return self._singly > 0 or self._left.wants_each
+
+    def look(self, ran: Mapping[str, int]) -> list[Finding]:
+        """What these runs changed; it is put back by then."""
+        self._looks += 1
+        found: list[Finding] = []
+        if not self._often.is_as_it_was():
+            found += self._settle(self._often, ran)
+        if (self._singly or not self._looks % _RARELY) and not self._rarely.is_as_it_was():
+            found += self._settle(self._rarely, ran)
+        loop = self._loop()
+        if loop is not None:
+            found += self._look_at_loop(loop, ran)
+        if self._singly:
+            self._singly -= 1
+            if not self._singly:
+                found += self.unnamed()
+        if len(sys.modules) != self._modules:
+            self._imported()
+        return found
+
+    def unnamed(self) -> list[Finding]:
+        """What could be given to no task: to be reported when the child leaves."""
+        found = [
+            Finding(LeakKind.STATE, "", what, 1, 1, f"{what} was changed by one of {tasks}: put back")
+            for what, tasks in self._unnamed.items()
+        ]
+        self._unnamed.clear()
+        return found
+
+    def _settle(self, group: _Group, ran: Mapping[str, int]) -> list[Finding]:
+        task = next(iter(ran)) if len(ran) == 1 else ""
+        whats, failed = group.settle(Run(task, self._imported()))
+        if failed:
+            self.must_leave = f"{task or ' or '.join(ran)} changed {failed}"
+        if not task:
+            self._unnamed |= dict.fromkeys(whats, ", ".join(ran))
+            self._singly = SINGLY if whats else self._singly
+            return []
+        for what in whats:
+            self._unnamed.pop(what, None)
+        ending = "it cannot be put back" if failed else "put back"
+        return [
+            Finding(LeakKind.STATE, task, what, 1, ran[task], f"{task} changed {what} and left it so: {ending}")
+            for what in whats
+        ]
+
+    def _imported(self) -> bool:
+        """Whether a module that is not the standard library's was imported since the last look."""
+        if len(sys.modules) == self._modules:
+            return False
+        names = set(sys.modules)
+        new, self._names, self._modules = names - self._names, names, len(names)
+        return any(name.partition(".")[0] not in sys.stdlib_module_names for name in new)
+
+    def _look_at_loop(self, loop: asyncio.AbstractEventLoop, ran: Mapping[str, int]) -> list[Finding]:
+        self._left.ran(ran)
+        tasks = {id(task): task for task in asyncio.all_tasks(loop)}
+        if tasks.keys() == self._pending:
+            return []
+        for key in self._pending - tasks.keys():
+            self._left.ended(key)
+        new = {key: (f"asyncio task {_name_of(tasks[key])}", False) for key in tasks.keys() - self._pending}
+        self._pending = set(tasks)
+        blamed = {*self._left.left, *new}
+        found = self._left.appeared(new, ran) if new else None
+        if found is None:
+            return []
+        for key in blamed - self._left.left.keys():
+            tasks[key].cancel()
+        return [found]
+
+
+class _Group:
+    """Some of the state, with its baseline."""
+
+    def __init__(self, held: list[Held]) -> None:
+        self._held = held
+        self._reads = [each.read for each in held]
+        self._baseline = [each.baseline() for each in held]
+        self._values = self._baseline
+
+    def is_as_it_was(self) -> bool:
+        """Read all; some of it is put back by being read."""
+        self._values = [read() for read in self._reads]
+        try:
+            return self._values == self._baseline
+        except Exception:  # noqa: BLE001  what a task has put there may compare in its own way
+            return False
+
+    def settle(self, run: Run) -> tuple[list[str], str]:
+        """Put back what `is_as_it_was` saw changed: what is to be told; and what could not be, and why."""
+        whats, failed = [], []
+        for place, (held, old, new) in enumerate(zip(self._held, self._baseline, self._values, strict=True)):
+            if _is_same(old, new):
+                continue
+            try:
+                whats += held.settle(old, new, run)
+            except Exception as error:  # noqa: BLE001  whatever a library's restoring raises
+                whats.append(held.what)
+                failed.append(f"{held.what}, which cannot be put back: {error}")
+            self._baseline[place] = held.baseline()
+        return whats, "; ".join(failed)
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    """What a task has put there is not asked: its ``==`` may do anything."""
+    return old is new or (type(old) is type(new) and type(old).__module__ == "builtins" and old == new)
+
+
+def _name_of(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", "of an unknown kind")

@@ -1,0 +1,1 @@
+"""Leaks of every kind and probability, and workloads without one: who is named, after how many tasks."""

@@ -1,0 +1,150 @@
+"""`StateWatch` with this process's own state: whose a change is, what cannot be put back, and asyncio tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from poolrt.hygiene.findings import LeakKind
+from poolrt.hygiene.leftovers import FEW, LIVES_ON, SINGLY
+from poolrt.hygiene.task_state import StateWatch
+
+
+def whats(watch: StateWatch, task: str = "t") -> list[str]:
+    """What one run of the task is told to have changed."""
+    found = watch.look({task: 1})
+    assert all((each.kind, each.task, each.count, each.runs) == (LeakKind.STATE, task, 1, 1) for each in found)
+    return [finding.what for finding in found]
+
+
+def test_a_child_that_cannot_be_put_right_leaves(tmp_path: Path) -> None:
+    """Its directory is gone by now; the reason names task and cause."""
+    before = os.getcwd()
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    try:
+        watch = StateWatch()
+        os.chdir("/")
+        (tmp_path / "gone").rmdir()
+        assert whats(watch, "mover") == ["cwd"]
+        assert watch.must_leave.startswith("mover changed cwd, which cannot be put back: ")
+        assert "No such file" in watch.must_leave
+    finally:
+        os.chdir(before)
+
+
+def test_a_child_whose_output_was_closed_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every later print would fail."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    watch = StateWatch()
+    stream.close()
+    assert whats(watch) == ["closed sys.stdout"]
+    assert "closed sys.stdout" in watch.must_leave
+
+
+# ---- whose it is
+
+
+def test_after_runs_of_several_tasks_the_one_that_does_it_again_is_named() -> None:
+    """It is put back at once; the next runs are looked at singly until then."""
+    watch = StateWatch()
+    before = os.getcwd()
+    os.chdir("/")
+    assert watch.look({"a": 3, "b": 2}) == []
+    assert os.getcwd() == before
+    assert watch.wants_each
+    assert whats(watch, "a") == []
+    os.chdir("/")
+    assert whats(watch, "b") == ["cwd"]
+    assert watch.unnamed() == []
+
+
+def test_what_nobody_does_again_is_told_without_a_name() -> None:
+    """After a while; and it says who it may have been."""
+    watch = StateWatch()
+    os.chdir("/")
+    watch.look({"a": 3, "b": 2})
+    found = [each for _ in range(SINGLY) for each in watch.look({"c": 1})]
+    assert [(each.task, each.what) for each in found] == [("", "cwd")]
+    assert "a, b" in found[0].reason
+    assert not watch.wants_each
+
+
+# ---- asyncio
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """The child's loop, of which tasks may be left."""
+    loop = asyncio.new_event_loop()
+    yield loop
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.close()
+
+
+class AsyncRuns:
+    """Runs of async tasks in the child's loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.now = 0.0
+        self.watch = StateWatch(lambda: loop, lambda: self.now)
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def poll(self) -> None:
+        await asyncio.sleep(3600)
+
+    async def leave(self) -> None:
+        self.tasks.append(asyncio.ensure_future(self.poll()))
+        await asyncio.sleep(0)
+
+    def run(self, *, leaves: bool = True):
+        self.loop.run_until_complete(self.leave() if leaves else asyncio.sleep(0))
+        self.now += LIVES_ON + 1
+        return self.watch.look({"t": 1})
+
+
+def test_pending_tasks_left_by_each_run_are_told_and_cancelled(loop: asyncio.AbstractEventLoop) -> None:
+    """They would go on in every later run."""
+    runs = AsyncRuns(loop)
+    found = [each for _ in range(FEW + 1) for each in runs.run()]
+    assert [(each.what, each.count) for each in found] == [("asyncio task AsyncRuns.poll", FEW)]
+    runs.run(leaves=False)
+    assert [task.cancelled() for task in runs.tasks] == [True] * FEW + [False]
+
+
+def test_a_clients_reader_is_no_leak(loop: asyncio.AbstractEventLoop) -> None:
+    """Started once, it stays pending over all runs."""
+    runs = AsyncRuns(loop)
+    assert not runs.run()
+    assert not [each for _ in range(50) for each in runs.run(leaves=False)]
+    assert not runs.tasks[0].done()
+
+
+def test_tasks_that_end_a_few_runs_later_are_no_leak(loop: asyncio.AbstractEventLoop) -> None:
+    """However long these runs take."""
+    runs = AsyncRuns(loop)
+    for number in range(50):
+        if number >= 3:
+            runs.tasks[number - 3].cancel()
+        assert not runs.run()
+
+
+def test_a_loop_that_still_counts_as_running_is_taken_down() -> None:
+    """Else no later task could start one."""
+    watch = StateWatch()
+    loop = asyncio.new_event_loop()
+    asyncio._set_running_loop(loop)
+    assert whats(watch) == ["running asyncio loop"]
+    asyncio.run(asyncio.sleep(0))
+    loop.close()
