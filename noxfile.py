@@ -107,9 +107,11 @@ def stress_small(session: nox.Session) -> None:
     for options in SERVER_STORMS:
         session.run("python", "-m", "stress.chaos", "storm", "--small", "--broker", "redis", *options)
     session.run("python", "-m", "stress.cluster", "--small", success_codes=[0, SKIPPED])
+    session.run("python", "-m", "stress.leaks", "--small")
+    session.run("python", "-m", "stress.postgres", "--small")
     session.run("python", "-m", "stress.bench", "run", "--small", *session.posargs)
     session.run("python", "-m", "stress.bench", "run", "server", "--small")
-    for check in SERVER_CHECKS:
+    for check in ("hygiene", *SERVER_CHECKS):
         session.run("python", "-m", "stress.bench", check, "--small")
 
 
@@ -123,6 +125,8 @@ def stress_full(session: nox.Session) -> None:
     for options in SERVER_STORMS:
         session.run("python", "-m", "stress.chaos", "storm", "--full", "--broker", "redis", *options)
     session.run("python", "-m", "stress.cluster", "--full", success_codes=[0, SKIPPED])
+    session.run("python", "-m", "stress.leaks", "--full")
+    session.run("python", "-m", "stress.postgres", "--full")
     session.run("python", "-m", "stress.bench", "run", "--full", *session.posargs)
     session.run("python", "-m", "stress.bench", "run", "server", "--full")
     for check in ("hygiene", *SERVER_CHECKS):

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from poolrt.posix.memory import ResidentSize
 
 OF_DESCRIPTORS: Final = (LeakKind.CONNECTIONS, LeakKind.CLOSE_WAIT, LeakKind.UNCLOSED, LeakKind.FILES)
-_SHARE: Final = 0.04
+_SHARE: Final = 0.015
 """Of the time that tasks run, what looks may take."""
-_NS_PER_RUN: Final = 300
-"""What each run adds to that, so that runs that take no time are looked at too: every twentieth or so."""
+_NS_PER_RUN: Final = 200
+"""What each run adds to that, so that runs that take no time are looked at too: every fiftieth or so."""
 
 
 class Audit:

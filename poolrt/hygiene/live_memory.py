@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
     from poolrt.hygiene.memory_ledger import Keeper
 
-_SHARE: Final = 0.015
+_SHARE: Final = 0.01
 """Of the time that this task takes, or tasks on average, that sampling may cost."""
-_LEAST_NS: Final = 800
+_LEAST_NS: Final = 100
 """What it may cost a run however short."""
 _SUSPECT: Final = 3
 """So much more for a task that seems to keep memory."""
-_HEAD_START_NS: Final = 20_000_000
+_HEAD_START_NS: Final = 4_000_000
 """What a child may spend beyond that, so that there are samples before it has run thousands of tasks."""
 _A_MIB_BUYS_NS: Final = 1_000_000
 """What it may spend besides for each MiB by which it grows and nobody knows why."""

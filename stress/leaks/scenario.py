@@ -5,6 +5,7 @@ tasks ── each run ──▶ Audit (or the descriptor watch alone) ── Fin
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import tempfile
@@ -13,16 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from poolrt import message
 from poolrt.hygiene.findings import Finding, Policies
+from poolrt.hygiene.processes import ProcessWatch
+from poolrt.hygiene.temp_files import TempWatch
+from poolrt.hygiene.threads import ThreadWatch
+from poolrt.states import TaskState
 from stress.leaks import innocent_files  # noqa: F401  it enters its workloads
 from stress.leaks.innocent import INNOCENT
 from stress.leaks.kinds import KINDS
 from stress.leaks.site import Pool, Site, ask
 
 Found = Callable[[Finding], None]
-After = Callable[[str, float], object]
-MOST_LEFT: Final = 500
+Watcher = tuple[Callable[[str], object], Callable[[str, float], object]]
+"""Called before each run with the task, and after it with the task and the seconds it took."""
+MOST_LEFT: Final = 2500
 """Things that are left at most: what was not named by then is not named."""
+DONE: Final = message.Outcome(message.Delivery(b"", 1, 1, "id", 0, suspect=False), TaskState.SUCCEEDED)
 SUSPECT: Final = "suspect"
 """The task that leaks, or only looks like it."""
 
@@ -47,7 +55,7 @@ class Outcome(NamedTuple):
     watching: float
 
 
-def descriptors_alone(found: Found) -> After:
+def descriptors_alone(found: Found) -> Watcher:
     """The descriptor watch without an audit."""
     from poolrt.hygiene.descriptors import DescriptorWatch
     from poolrt.posix.descriptors import limit, lowest_free, scan
@@ -58,14 +66,16 @@ def descriptors_alone(found: Found) -> After:
         for finding in watch.after(task, lowest_free()) or ():
             found(finding)
 
-    return after
+    return lambda _: None, after
 
 
-def audit(found: Found) -> After:
+def audit(found: Found) -> Watcher:
     """A child's whole audit; it tells everything, and leaves never."""
     from poolrt.child.audit import Audit
     from poolrt.child.watches import watches_for
 
+    gc.collect()
+    gc.freeze()  # as the template does: a collection is cheap then
     policies = Policies("warn")
 
     class Row:
@@ -78,10 +88,31 @@ def audit(found: Found) -> After:
 
     row: Any = Row()
     resident: Any = Resident()
-    return Audit(policies, 0, row, resident, found, watches=watches_for(policies)).after
+    child = Audit(policies, 0, row, resident, found)
+    folder = Path(tempfile.gettempdir())
+    others = watches_for(policies, [], lambda: None, None, child.collect)
+    late = (ThreadWatch(quickened), ProcessWatch(quickened), TempWatch(folder, quickened))
+    child.add([*(watch for watch in others if not isinstance(watch, (ThreadWatch, ProcessWatch))), *late])
+    sampled: list[str] = []
+
+    def before(task: str) -> None:
+        if child.samples_next(task):
+            sampled.append(task)
+
+    def after(task: str, runtime: float) -> None:
+        if sampled:
+            child.sample(sampled.pop(), DONE)
+        child.after(task, runtime)
+
+    return before, after
 
 
-WATCHERS: Final[dict[str, Callable[[Found], After]]] = {"audit": audit, "descriptors": descriptors_alone}
+def quickened() -> float:
+    """What must be seconds old to be a leak: a task of 0.1 ms stands for one of 50 ms."""
+    return time.monotonic() * 500
+
+
+WATCHERS: Final[dict[str, Callable[[Found], Watcher]]] = {"audit": audit, "descriptors": descriptors_alone}
 
 
 def innocents(site: Site) -> dict[str, Callable[[], object]]:
@@ -115,7 +146,9 @@ def run_leak(name: str, probability: float, most: int, watcher: str, site: Site)
 
     try:
         tasks = {SUSPECT: suspect, **innocents(site)}
-        outcome = _drive(tasks, int(min(most, 4 * MOST_LEFT / probability)), watcher, site.rng, until_found=True)
+        outcome = _drive(
+            tasks, int(min(most, 4 * MOST_LEFT / probability)), watcher, site.rng, until_found=True, takes=leaks.takes
+        )  # fmt: skip
     finally:
         leaks.end()
     (found,) = outcome.found[:1] or [("", "", "")]
@@ -130,18 +163,21 @@ def run_innocent(name: str, most: int, watcher: str, site: Site) -> Outcome:
 
 
 def _drive(
-    tasks: dict[str, Callable[[], object]], most: int, watcher: str, rng: random.Random, *, until_found: bool
+    tasks: dict[str, Callable[[], object]], most: int, watcher: str, rng: random.Random, *, until_found: bool,
+    takes: float = 0.0,
 ) -> Outcome:  # fmt: skip
     findings: list[Finding] = []
-    after = WATCHERS[watcher](findings.append)
+    before, after = WATCHERS[watcher](findings.append)
     names = list(tasks)
     weights = [1.0 if until_found or name != SUSPECT else 3.0 for name in names]
     began, watching = time.monotonic(), 0.0
     ran = suspects = 0
     while ran < most and not (findings and until_found):
         (name,) = rng.choices(names, weights)
+        before(name)
         start = time.perf_counter()
         tasks[name]()
+        time.sleep(takes)
         middle = time.perf_counter()
         after(name, middle - start)
         watching += time.perf_counter() - middle
