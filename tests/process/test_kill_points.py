@@ -125,7 +125,10 @@ class Story:
         """Start the node, again if it was there, and wait until it works."""
         name = self.node.name if self.node else ""
         env = {"TEST_KILL_POINT": self.row.point, "TEST_KILL_FOLDER": str(self.place)}
-        self.node = self.serve("kill_point_apps:app", name=name, concurrency=self.row.concurrency, env=env)
+        self.node = self.serve(
+            "kill_point_apps:app", name=name, concurrency=self.row.concurrency, env=env,
+            leak_policy="memory=ignore",  # a sampled run is settled by itself, which the points do not expect
+        )  # fmt: skip
         self.node.wait_event("node-started")
 
     def wait_steady(self):

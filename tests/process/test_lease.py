@@ -150,8 +150,8 @@ def test_a_refused_renewal_ends_the_start_and_begins_another(
     after = node.status()
     assert after["incarnation"] != before["incarnation"]
     assert (after["node"], after["state"], after["concurrency"]) == (before["node"], "serving", 3)
-    # Some learn it before their supervisor does, and leave by themselves.
-    assert after["totals"]["killed"] + after["totals"]["recycled"] == 3
+    # Some learn it before their supervisor does, and leave by themselves; then a successor may be killed as well.
+    assert 3 <= after["totals"]["killed"] + after["totals"]["recycled"] <= 4
     node.wait(lambda: psutil.Process(node.pid).num_fds() == opened, "the former start's descriptors are closed")
     assert all(is_gone(pid) for pid in old)
     assert marked(MARK, before["incarnation"]) == []

@@ -26,16 +26,16 @@ def shop(pg, redis_server, website, node_dir, monkeypatch):
     monkeypatch.setenv("TEST_DATABASE", pg.url())
     monkeypatch.setenv("TEST_REDIS", redis_server.url())
     monkeypatch.setenv("TEST_PAGE", website)
-    module = importlib.import_module("shop_tasks")
+    module = importlib.import_module("leaky_shop")
     yield module
     module.app.close()
     module.web.close()
-    del sys.modules["shop_tasks"]
+    del sys.modules["leaky_shop"]
 
 
 def leaks_of(shop, names, **settings):
     """What a node tells of these tasks, each run 40 times in turn: kinds and peers, by the task's name."""
-    with Supervisor("shop_tasks:app", concurrency=1, **settings) as pool:
+    with Supervisor("leaky_shop:app", concurrency=1, **settings) as pool:
         for name in names:
             for result in getattr(shop, name).enqueue_many([()] * RUNS):
                 result.get(30)

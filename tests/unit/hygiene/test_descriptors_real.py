@@ -312,4 +312,5 @@ def test_a_busy_thread_beside_it_hides_no_full_table(server, clients):
         stop.set()
         thread.join()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert (found.task, found.what) == ("t", server.name)
+    assert found.task == "t"
+    assert found.what in (server.name, "socketpair"), "whichever of the two was seen last"
