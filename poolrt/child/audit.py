@@ -25,6 +25,7 @@ from poolrt.child.watches import Verdict
 from poolrt.hygiene.descriptor_verdicts import NearTheLimit
 from poolrt.hygiene.descriptors import DescriptorWatch
 from poolrt.hygiene.findings import Action, LeakKind
+from poolrt.hygiene.pools.watch import PoolWatch
 from poolrt.hygiene.task_state import StateWatch
 from poolrt.posix import descriptors
 from poolrt.posix.signals import reserved_handlers
@@ -66,6 +67,7 @@ class Audit:
         self._found = found
         self._watches: list[Watch] = []
         self._state: StateWatch | None = None
+        self._pools: PoolWatch | None = None
         self._memory = MemoryAudit(
             ceiling, resident, self.collect, samples=policies.watches(LeakKind.MEMORY), settle=self._settle
         )
@@ -95,6 +97,7 @@ class Audit:
         """Watches that look, too, when there is time for it."""
         self._watches += watches
         self._state = next((watch for watch in self._watches if isinstance(watch, StateWatch)), None)
+        self._pools = next((watch for watch in self._watches if isinstance(watch, PoolWatch)), None)
 
     def after(self, task: str, runtime: float) -> Verdict | None:
         """Look at what a run of this task, which took ``runtime`` seconds, left; what is to be done, if anything."""
@@ -106,7 +109,7 @@ class Audit:
         ran = self._ran
         ran[task] = ran.get(task, 0) + 1
         self._time_left += runtime * (1e9 * _SHARE) + _NS_PER_RUN
-        if verdict is None and self._time_left > self._look_takes:
+        if verdict is None and (self._time_left > self._look_takes or (self._pools is not None and self._pools.stirs)):
             verdict = self._look(task)
         elif verdict is None and self._singly:
             verdict = self._look_singly(task)
