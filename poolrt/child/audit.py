@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 OF_DESCRIPTORS: Final = (LeakKind.CONNECTIONS, LeakKind.CLOSE_WAIT, LeakKind.UNCLOSED, LeakKind.FILES)
 _SHARE: Final = 0.015
 """Of the time that tasks run, what looks may take."""
+_FEWEST_TO_NAME: Final = 200
+"""Runs before which no task is named for its memory (hygiene.memory_ledger): a child of fewer takes no samples."""
 _NS_PER_RUN: Final = 200
 """What each run adds to that, so that runs that take no time are looked at too: every fiftieth or so."""
 
@@ -56,11 +58,12 @@ class Audit:
         resident: this child's resident size.
         found: tells a finding that is not ignored.
         lock_fd: the node's lock, which every child holds; -1 for none.
+        most_runs: runs after which the child leaves; 0 for no such number.
     """
 
     def __init__(
         self, policies: Policies, ceiling: int, row: RowWriter, resident: ResidentSize,
-        found: Callable[[Finding], None], lock_fd: int = -1,
+        found: Callable[[Finding], None], lock_fd: int = -1, most_runs: int = 0,
     ) -> None:  # fmt: skip
         self._policies = policies
         self._row = row
@@ -69,7 +72,11 @@ class Audit:
         self._state: StateWatch | None = None
         self._pools: PoolWatch | None = None
         self._memory = MemoryAudit(
-            ceiling, resident, self.collect, samples=policies.watches(LeakKind.MEMORY), settle=self._settle
+            ceiling,
+            resident,
+            self.collect,
+            settle=self._settle,
+            samples=policies.watches(LeakKind.MEMORY) and not 0 < most_runs < _FEWEST_TO_NAME,
         )
         self.samples_next = self._memory.samples_next
         self.sample = self._memory.sample

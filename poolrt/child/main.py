@@ -148,7 +148,7 @@ def run(
         policies.learn(name, task.options.leaks)
     audit = Audit(
         policies, settings.max_memory_per_child, row, resident,
-        lambda finding: lifeline.send(Found(finding, time.time())), lock_fd,
+        lambda finding: lifeline.send(Found(finding, time.time())), lock_fd, place.max_tasks,
     )  # fmt: skip
     audit.add(watches_for(policies, app.leak_checks, executor.current_loop, temp_folder, audit.collect))
     lifeline.send(Up(time.monotonic() - began, resident.read()))

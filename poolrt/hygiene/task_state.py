@@ -23,8 +23,10 @@ from typing import Any, Final
 
 from poolrt.hygiene.findings import Finding, LeakKind
 from poolrt.hygiene.held_state import Held, Run, often_changed, rarely_changed
-from poolrt.hygiene.leftovers import SINGLY, Leftovers
+from poolrt.hygiene.leftovers import Leftovers
 
+SINGLY: Final = 2000
+"""Runs that are looked at singly after a change that is nobody's, at 5 us each: one in fifty of a task may do it."""
 _RARELY: Final = 64
 """Looks between two at what is rarely changed."""
 

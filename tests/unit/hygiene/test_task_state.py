@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from poolrt.hygiene.findings import LeakKind
-from poolrt.hygiene.leftovers import FEW, LIVES_ON, SINGLY
-from poolrt.hygiene.task_state import StateWatch
+from poolrt.hygiene.leftovers import FEW, LIVES_ON
+from poolrt.hygiene.task_state import SINGLY, StateWatch
 
 
 def whats(watch: StateWatch, task: str = "t") -> list[str]:
