@@ -332,6 +332,11 @@ class RowWriter:
             self.failed += 1
             cells[base + _FAILED] = self.failed
 
+    def failed_after_all(self) -> None:
+        """Count the last task that ended as failed: by what it left."""
+        self.failed += 1
+        self._cells[self._base + _FAILED] = self.failed
+
     @property
     def sequence(self) -> int:
         """The number of the run published last."""

@@ -24,7 +24,7 @@ from poolrt.child.orphans import Orphans
 from poolrt.child.watches import Verdict
 from poolrt.hygiene.descriptor_verdicts import NearTheLimit
 from poolrt.hygiene.descriptors import DescriptorWatch
-from poolrt.hygiene.findings import Action, LeakKind
+from poolrt.hygiene.findings import Action, Finding, LeakKind
 from poolrt.hygiene.pools.watch import PoolWatch
 from poolrt.hygiene.task_state import StateWatch
 from poolrt.posix import descriptors
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from poolrt.board import RowWriter
     from poolrt.child.watches import Watch
-    from poolrt.hygiene.findings import Finding, Policies
+    from poolrt.hygiene.findings import Policies
     from poolrt.posix.memory import ResidentSize
 
 OF_DESCRIPTORS: Final = (LeakKind.CONNECTIONS, LeakKind.CLOSE_WAIT, LeakKind.UNCLOSED, LeakKind.FILES)
@@ -109,6 +109,8 @@ class Audit:
     def after(self, task: str, runtime: float) -> Verdict | None:
         """Look at what a run of this task, which took ``runtime`` seconds, left; what is to be done, if anything."""
         verdict = self._look_at_descriptors(task) if self._watches_descriptors else None
+        if reserved_handlers() != self._handlers:
+            verdict = self._deaf(task)
         if self._memory.found:
             verdict = self._act(self._memory.findings(), task) or verdict
         if self._memory.ceiling and verdict is None:
@@ -167,10 +169,13 @@ class Audit:
 
     def _broken(self, ran: Mapping[str, int]) -> Verdict | None:
         """Whether a task broke what poolrt itself needs."""
-        names = " or ".join(sorted(ran))
-        if reserved_handlers() != self._handlers:
-            return Verdict(f"{names} changed the handler of SIGUSR1 or SIGUSR2, which are poolrt's", names)
-        return self._without_lock(names)
+        return self._without_lock(" or ".join(sorted(ran)))
+
+    def _deaf(self, task: str) -> Verdict:
+        """Without their handlers no soft limit and no question for stacks reaches this child."""
+        reason = f"{task} changed the handler of SIGUSR1 or SIGUSR2, which are poolrt's"
+        self._found(Finding(LeakKind.STATE, task, "signal SIGUSR1 or SIGUSR2", 1, 1, reason))
+        return Verdict(reason, task)
 
     def _without_lock(self, names: str) -> Verdict | None:
         """Without the lock nothing proves that this child is dead when its node has died (protocol.md, rule 16)."""

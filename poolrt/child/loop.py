@@ -246,6 +246,7 @@ class Loop:
         verdict = self._audit.after(task, runtime) if self._audit.goes_first else None
         if verdict is not None and verdict.fails and outcome.state is TaskState.SUCCEEDED:
             outcome = self._executor.failed_by(execution, verdict.fails)
+            self._row.failed_after_all()
         self._settler.add(outcome)
         if sampled:
             self._audit.sample(task, outcome)

@@ -35,7 +35,7 @@ from poolrt.message import Owner
 from poolrt.notice import BootFailed, Found, Happened, Poke, Up, shorten
 from poolrt.posix.memory import ResidentSize
 from poolrt.posix.prctl import ParentGone, become_subreaper, die_with_parent, set_process_title
-from poolrt.posix.signals import ignore_with_noop_handlers
+from poolrt.posix.signals import hear_again_after_fork, ignore_with_noop_handlers
 from poolrt.posix.stacks import write_stacks_to
 from poolrt.settings import Settings
 from poolrt.states import EX_BOOT_FAILED, EX_CUT_OFF, EX_FENCED, EX_STORE_GONE, Activity
@@ -91,6 +91,7 @@ def settle_in(place: Place, title: str, stacks: int) -> None:
     become_subreaper()
     signal.set_wakeup_fd(-1)
     ignore_with_noop_handlers(ABSORBED)
+    hear_again_after_fork(ABSORBED)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     write_stacks_to(stacks)
     set_process_title(title)

@@ -15,6 +15,7 @@ import _signal  # type: ignore[import-not-found]  # what ``signal`` wraps: see r
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterable
 from types import FrameType
 from typing import Any
@@ -31,6 +32,27 @@ def ignore_with_noop_handlers(signals: Iterable[int]) -> None:
     """Make this process deaf to ``signals`` without making what it execs deaf."""
     for number in signals:
         signal.signal(number, do_nothing)
+
+
+def hear_again_after_fork(signals: Iterable[int]) -> None:
+    """Give what this process forks, as ``multiprocessing`` does, its own ears back: ``signals`` that we are deaf to are
+    at their default there, or ``Process.terminate()`` would end nothing. One that comes during the fork waits."""
+
+    def block() -> None:
+        masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(threading.get_ident()))
+
+    def hear() -> None:
+        for number in heard:
+            if _signal.getsignal(number) is do_nothing:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        unblock()
+
+    heard = tuple(signals)
+    masks: dict[int, set[int]] = {}
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=hear)
 
 
 def restore_defaults() -> None:

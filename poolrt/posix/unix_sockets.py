@@ -89,6 +89,7 @@ def send_datagram(sender: socket.socket, path: str | os.PathLike[str], data: byt
     Raises:
         PermissionError: it is another user's.
     """
+    sender.setblocking(False)  # socket.setdefaulttimeout makes Python wait, and try again, whatever the flags say
     try:
         with _address(path) as address:
             sender.sendto(data, socket.MSG_DONTWAIT, address)

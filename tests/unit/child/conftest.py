@@ -86,6 +86,9 @@ class FakeRow:
         self.failed += failed
         self.log.append(("ended", failed))
 
+    def failed_after_all(self) -> None:
+        self.failed += 1
+
 
 class FakeBroker:
     """A queue in memory that checks what a child promises: settled once, in time, nothing kept.

@@ -399,7 +399,7 @@ def test_stale_settles_are_logged_and_counted(noop, put, make, broker, row, capl
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_finding_that_fails_its_run(noop, put, make, audit, broker, lifeline, first) -> None:  # type: ignore[no-untyped-def]
+def test_a_finding_that_fails_its_run(noop, put, make, audit, broker, row, lifeline, first) -> None:  # type: ignore[no-untyped-def]
     """By policy the run that was caught fails, as LeakFound; where no policy says so it is settled as it ended."""
     put("noop", 2)
     audit.goes_first = first
@@ -408,6 +408,7 @@ def test_a_finding_that_fails_its_run(noop, put, make, audit, broker, lifeline, 
     (outcome,) = broker.outcomes
     assert outcome.state is (TaskState.FAILED if first else TaskState.SUCCEEDED)
     assert lifeline.sent == [Leaving("it leaks", 1, "noop")]
+    assert row.failed == int(first)
     if first:
         assert decode_record(outcome.record).error.type == "LeakFound"
 

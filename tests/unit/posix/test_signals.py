@@ -148,3 +148,27 @@ def test_only_the_main_thread_can_have_it(in_child):
 def test_signals_have_names(number, name):
     """Every number has something to print."""
     assert signals.signal_name(number) == name
+
+
+def test_what_a_deaf_process_forks_can_hear() -> None:
+    """``multiprocessing`` in a task ends its workers by TERM: they must not have our ears."""
+
+    def deaf() -> None:
+        signals.ignore_with_noop_handlers([signal.SIGTERM, signal.SIGINT])
+        signals.hear_again_after_fork([signal.SIGTERM, signal.SIGINT])
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+            os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            deaf()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import time
 
 import pytest
 
@@ -312,3 +313,19 @@ def test_nothing_there_yet_is_not_the_end(pair):
     pair[0].setblocking(False)
     with pytest.raises(BlockingIOError):
         us.recv_packet_with_fds(pair[0], 100, 1)
+
+
+def test_a_default_timeout_of_the_app_does_not_make_it_wait(path):
+    """``socket.setdefaulttimeout`` in a task: a full queue is False at once all the same."""
+    before = socket.getdefaulttimeout()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(path))
+        socket.setdefaulttimeout(30)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                began = time.monotonic()
+                while us.send_datagram(sender, path, b"!"):
+                    pass
+                assert time.monotonic() - began < 10
+        finally:
+            socket.setdefaulttimeout(before)
