@@ -32,7 +32,7 @@ from poolrt.posix.signals import reserved_handlers
 from poolrt.states import Activity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from poolrt.board import RowWriter
     from poolrt.child.watches import Watch
@@ -136,7 +136,7 @@ class Audit:
             findings += watch.look({task: 1} if watch in self._singly else ran)
         self._singly = [watch for watch in self._watches if watch.wants_each]
         self._orphans.reap()
-        verdict = self._broken(ran) or self._act(findings, task)
+        verdict = self._without_lock(" or ".join(sorted(ran))) or self._act(findings, task)
         if verdict is None and self._state is not None and self._state.must_leave:
             verdict = Verdict(self._state.must_leave, task)
         took = time.perf_counter_ns() - began
@@ -167,15 +167,11 @@ class Audit:
                 verdict = Verdict(finding.reason, finding.task)
         return verdict
 
-    def _broken(self, ran: Mapping[str, int]) -> Verdict | None:
-        """Whether a task broke what poolrt itself needs."""
-        return self._without_lock(" or ".join(sorted(ran)))
-
     def _deaf(self, task: str) -> Verdict:
         """Without their handlers no soft limit and no question for stacks reaches this child."""
         reason = f"{task} changed the handler of SIGUSR1 or SIGUSR2, which are poolrt's"
-        self._found(Finding(LeakKind.STATE, task, "signal SIGUSR1 or SIGUSR2", 1, 1, reason))
-        return Verdict(reason, task)
+        self._act([Finding(LeakKind.STATE, task, "signal SIGUSR1 or SIGUSR2", 1, 1, reason)], task)
+        return Verdict(reason, task)  # whatever the policy says
 
     def _without_lock(self, names: str) -> Verdict | None:
         """Without the lock nothing proves that this child is dead when its node has died (protocol.md, rule 16)."""

@@ -110,7 +110,8 @@ class Policies:
 
     def learn(self, task: str, text: str) -> None:
         """The task's own policies, which go before the node's."""
-        self._of_task[task] = parse_policies(text)
+        if text:
+            self._of_task[task] = parse_policies(text)
 
     def action(self, finding: Finding) -> Action:
         """What to do about it."""

@@ -1,8 +1,7 @@
-"""What must not be there at a fork: threads (they vanish, their locks stay) and connected sockets (they are shared).
+"""What is looked at before the first fork, beside connections that children would share (hygiene.inherited).
 
-Two children on one inherited connection read each other's answers (250 of 300 requests, measured), so a
-connected socket is refused by its peer's name before the first fork; a thread is only named, since some
-libraries' (OpenBLAS) survive a fork by their own handlers.
+A thread vanishes at a fork, and its locks stay; it is only named, since some libraries' (OpenBLAS) survive a fork by
+their own handlers.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from poolrt.app.task import soft_not_below_hard
 from poolrt.hygiene.memory import too_low
-from poolrt.posix.descriptors import peers
 from poolrt.posix.processes import rss_bytes
 from poolrt.units import format_size
 
@@ -25,11 +23,6 @@ if TYPE_CHECKING:
 def other_threads() -> list[str]:
     """The names of Python threads beside the main one."""
     return [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-
-
-def connected_sockets(spare: int) -> list[str]:
-    """The peers of connected sockets this process holds, but for the fd ``spare``; empty where /proc is missing."""
-    return sorted(peer for fd, peer in peers().items() if fd != spare)
 
 
 def soft_limits_too_late(app: App, settings: Settings) -> list[str]:

@@ -10,9 +10,10 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
+from poolrt.hygiene.findings import Policies
+from poolrt.hygiene.inherited import inherited_connections
 from poolrt.posix import descriptors
 from poolrt.posix.descriptors import Descriptor, lowest_free, open_count, peers, scan
-from poolrt.template.checks import connected_sockets
 
 linux = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="read from /proc")
 
@@ -337,7 +338,7 @@ def test_closed_numbers_are_left_out(closing):
 @linux
 def test_the_templates_check_names_peers_but_the_spared_one(closing, node_dir):
     """Connected sockets of any family; no listeners, no pairs, and not the supervisor's."""
-    before = connected_sockets(-1)
+    before = inherited_connections(-1, Policies())
     client, server, address = _pair(closing)
     _listener(closing, socket.AF_UNIX, str(node_dir / "s"))
     unix = closing.enter_context(socket.socket(socket.AF_UNIX))
@@ -346,8 +347,8 @@ def test_the_templates_check_names_peers_but_the_spared_one(closing, node_dir):
         closing.enter_context(end)
     own = "{}:{}".format(*client.getsockname())
     assert peers()[client.fileno()] == address
-    assert sorted(connected_sockets(-1)) == sorted([*before, address, own, str(node_dir / "s")])
-    assert sorted(connected_sockets(server.fileno())) == sorted([*before, address, str(node_dir / "s")])
+    assert set(inherited_connections(-1, Policies())) == {*before, address, own, str(node_dir / "s")}
+    assert set(inherited_connections(server.fileno(), Policies())) == {*before, address, str(node_dir / "s")}
 
 
 @linux
