@@ -20,6 +20,9 @@ from poolrt.child.audit import Audit
 from poolrt.child.orphans import Orphans
 from poolrt.child.watches import Verdict
 from poolrt.hygiene.findings import Finding, LeakKind, Policies
+from poolrt.hygiene.pools.checked_out import CheckedOut
+from poolrt.hygiene.pools.taken import Taken
+from poolrt.hygiene.pools.watch import PoolWatch
 from poolrt.posix.processes import dead_children
 from poolrt.states import Activity
 
@@ -211,6 +214,35 @@ def test_a_watch_may_want_to_see_each_run(make: Make, watch: FakeWatch, monkeypa
         audit.after("t", 0.0)
     assert 10 < len(watch.looks) < 40
     assert sum(ran["t"] for ran in watch.looks[:-1]) == len(watch.looks) - 1
+
+
+class Kept(Taken):
+    """A connection that nobody gives back."""
+
+    def is_gone(self) -> bool:
+        return False
+
+    def what(self) -> str:
+        return "db:5432"
+
+
+def test_a_pool_that_has_given_more_is_looked_at_now(
+    make: Make, watch: FakeWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quick runs that each keep a connection would empty their pool before there is time for a look."""
+    monkeypatch.setattr(audit_module.time, "perf_counter_ns", itertools.count(0, 10**9).__next__)
+    out = CheckedOut()
+    audit = make()
+    audit.add([PoolWatch(out)])
+    audit.after("t", 0.0)
+    looks = len(watch.looks)
+    audit.after("t", 0.0)
+    assert len(watch.looks) == looks, "no time"
+    out.now["one"] = Kept()
+    audit.after("t", 0.0)
+    assert len(watch.looks) == looks + 1
+    audit.after("t", 0.0)
+    assert len(watch.looks) == looks + 1, "nothing more is out"
 
 
 def test_a_closed_lock_is_seen_at_once(told: list[Finding]) -> None:
