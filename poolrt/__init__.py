@@ -23,15 +23,28 @@ from poolrt.version import VERSION
 
 if TYPE_CHECKING:
     from poolrt.app.app import App as App
+    from poolrt.app.completion import as_completed as as_completed
+    from poolrt.app.joining import allow_join_result as allow_join_result
+    from poolrt.app.middleware import Ended as Ended
+    from poolrt.app.middleware import Middleware as Middleware
+    from poolrt.app.progress import progress as progress
+    from poolrt.app.progress import update_state as update_state
     from poolrt.app.request import Request as Request
+    from poolrt.app.request import current_task as current_task
     from poolrt.app.result import AsyncResult as AsyncResult
     from poolrt.app.task import Task as Task
     from poolrt.embed import Supervisor as Supervisor
+    from poolrt.errors import Cancelled as Cancelled
+    from poolrt.errors import Ignore as Ignore
+    from poolrt.errors import MaxRetriesExceeded as MaxRetriesExceeded
     from poolrt.errors import MemoryLimitExceeded as MemoryLimitExceeded
     from poolrt.errors import PoolrtError as PoolrtError
+    from poolrt.errors import Reject as Reject
+    from poolrt.errors import Retry as Retry
     from poolrt.errors import SoftTimeLimitExceeded as SoftTimeLimitExceeded
     from poolrt.errors import TaskInterrupted as TaskInterrupted
     from poolrt.errors import TimeLimitExceeded as TimeLimitExceeded
+    from poolrt.errors import WaitInsideTask as WaitInsideTask
     from poolrt.shielding import shield as shield
     from poolrt.states import TaskState as TaskState
 
@@ -40,21 +53,36 @@ __version__ = VERSION
 _HOMES = {
     "App": "poolrt.app.app",
     "AsyncResult": "poolrt.app.result",
+    "Cancelled": "poolrt.errors",
+    "Ended": "poolrt.app.middleware",
+    "Ignore": "poolrt.errors",
+    "MaxRetriesExceeded": "poolrt.errors",
     "MemoryLimitExceeded": "poolrt.errors",
+    "Middleware": "poolrt.app.middleware",
     "PoolrtError": "poolrt.errors",
+    "Reject": "poolrt.errors",
     "Request": "poolrt.app.request",
+    "Retry": "poolrt.errors",
     "SoftTimeLimitExceeded": "poolrt.errors",
     "Supervisor": "poolrt.embed",
     "Task": "poolrt.app.task",
     "TaskInterrupted": "poolrt.errors",
     "TaskState": "poolrt.states",
     "TimeLimitExceeded": "poolrt.errors",
+    "WaitInsideTask": "poolrt.errors",
+    "allow_join_result": "poolrt.app.joining",
+    "as_completed": "poolrt.app.completion",
+    "current_task": "poolrt.app.request",
+    "progress": "poolrt.app.progress",
     "shield": "poolrt.shielding",
+    "update_state": "poolrt.app.progress",
 }
 
 __all__ = [
-    "App", "AsyncResult", "MemoryLimitExceeded", "PoolrtError", "Request", "SoftTimeLimitExceeded", "Supervisor",
-    "Task", "TaskInterrupted", "TaskState", "TimeLimitExceeded", "__version__", "shield",
+    "App", "AsyncResult", "Cancelled", "Ended", "Ignore", "MaxRetriesExceeded", "MemoryLimitExceeded",
+    "Middleware", "PoolrtError", "Reject", "Request", "Retry", "SoftTimeLimitExceeded", "Supervisor", "Task",
+    "TaskInterrupted", "TaskState", "TimeLimitExceeded", "WaitInsideTask", "__version__", "allow_join_result",
+    "as_completed", "current_task", "progress", "shield", "update_state",
 ]  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class EventKind(enum.StrEnum):
     TASK_FAILED = "task-failed"
     """A task was ended by one of its limits, or was lost with ``acks_late=False``."""
     TASK_CANCELLED = "task-cancelled"
-    """A task was cancelled while it ran: its child was killed."""
+    """A task was cancelled while it ran: it has ended, or its child was killed."""
     TASKS_RECALLED = "tasks-recalled"
     """What a child held behind a task that runs long was put back for others; the long one is named."""
     NODE_RESCUED = "node-rescued"

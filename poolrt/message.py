@@ -20,6 +20,7 @@ import msgspec
 
 from poolrt.errors import DecodingError
 from poolrt.states import TaskState
+from poolrt.terms import Attempt, Gate, Slot, Terms, Unique
 
 ENVELOPE_VERSION: Final = 1
 LOWEST_PRIORITY: Final = 0
@@ -110,6 +111,12 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     headers: dict[str, str] | None = None
     acks_late: bool = True
     """False: a task whose child died while running it has failed, and is not delivered again."""
+    terms: Terms | None = None
+
+    @property
+    def root(self) -> str:
+        """The id of the first task of its line, which may be its own."""
+        return (self.terms.root if self.terms else "") or self.id
 
     @property
     def ttl(self) -> float:
@@ -169,11 +176,42 @@ class Enqueue(NamedTuple):
     """Wall time before which it stays delayed."""
     task: str = ""
     """The task's name, so that a node can leave tasks it does not know to others."""
+    gate: Gate | None = None
+    unique: Unique | None = None
+    last: str = ""
+    """The id of the last step that follows it: it is ``planned`` from now on, and who waits for it waits."""
 
     @classmethod
     def of(cls, message: Message) -> Enqueue:
         """The message, encoded and ready to be placed."""
-        return cls(message.id, encode_message(message), message.queue, message.priority, message.eta, message.task)
+        placed = cls(message.id, encode_message(message), message.queue, message.priority, message.eta, message.task)
+        terms = message.terms
+        return placed if terms is None else placed._replace(gate=terms.gate, unique=terms.unique, last=terms.last)
+
+
+class NewGroup(msgspec.Struct, frozen=True, gc=False):
+    """A group whose members are counted by the broker, and what is enqueued when all of them have succeeded."""
+
+    id: str
+    size: int
+    """Members 0 to ``size`` - 1, each a `Slot`; at least one."""
+    body: Enqueue
+    ttl: float
+    """Seconds that it is known, from its making."""
+    outer: Slot | None = None
+    """The slot that ``body`` fills in another group: if this one fails, that one does."""
+    errbacks: tuple[Enqueue, ...] = ()
+    """Enqueued once, if it fails."""
+    collects: bool = False
+    """Whether a member that failed fills its slot, too: ``body`` is then given its error as its result."""
+
+
+class Filled(msgspec.Struct, frozen=True, gc=False):
+    """What the end of a member does to its slot."""
+
+    slot: Slot
+    failure: bytes | None = None
+    """None: it succeeded. Else the encoded Record of the body and of the bodies of outer groups, which fail with it."""
 
 
 class Owner(NamedTuple):
@@ -239,6 +277,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     """The last Python stacks of its child, where the interpreter could still give them."""
     report: bytes | None = None
     """What else is known of the end of its child; see hygiene.crash_report."""
+    history: tuple[Attempt, ...] = ()
+    """The attempts before the last one."""
 
 
 _record_decoder = msgspec.msgpack.Decoder(Record)
@@ -272,6 +312,12 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     ttl: float = 86_400.0
     """Seconds to keep the record."""
     follow_ups: tuple[Enqueue, ...] = ()
+    groups: tuple[NewGroup, ...] = ()
+    """Made in the same step, before the follow-ups, which may be their members."""
+    filled: Filled | None = None
+    also: tuple[tuple[str, bytes], ...] = ()
+    """Ids that end with it, each with its encoded Record, kept for ``ttl`` seconds unless there is one: those of later
+    steps that will not come. Who waits for them is told."""
 
     def __repr__(self) -> str:
         """Short, for bug reports: never the arguments or the value."""

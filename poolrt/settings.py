@@ -15,6 +15,7 @@ import msgspec
 
 from poolrt.errors import ConfigurationError
 from poolrt.hygiene.findings import parse_allowed, parse_policies
+from poolrt.queue_choice import parse_queue_choice
 from poolrt.units import format_duration, format_size, parse_duration, parse_size
 
 
@@ -100,12 +101,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Row(
             _POOL,
-            "Comma-separated names of the queues whose tasks this node runs; empty: all of them.",
+            "Names of the queues whose tasks this node runs: mail,images, or weighted mail:3,images:1; empty: all.",
             Kind.TEXT,
             "NAMES",
             ("-Q",),
         ),
     ] = ""
+    exclude_queues: Annotated[
+        str,
+        Row(_POOL, "Run the tasks of all queues but these.", Kind.TEXT, "NAMES", ("-X",)),
+    ] = ""
+    queue_order: Annotated[
+        str,
+        Row(
+            _POOL,
+            "By the priority of messages over all queues, or strict: a queue goes before those named after it.",
+            Kind.CHOICE,
+            choices=("priority", "strict"),
+        ),
+    ] = "priority"
     max_tasks_per_child: Annotated[
         int,
         Row(_HYGIENE, "Recycle a child after this many tasks; 0: never.", Kind.COUNT, "N"),
@@ -190,6 +204,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "SIZE",
         ),
     ] = 0
+    cancel_grace: Annotated[
+        float,
+        Row(
+            _LIMITS,
+            "How long a running task may clean up after it was cancelled; then its child is killed.",
+            Kind.DURATION,
+            "DURATION",
+        ),
+    ] = 5.0
     max_deliveries: Annotated[
         int,
         Row(
@@ -278,6 +301,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 parse(getattr(self, name))
             except ConfigurationError as error:
                 raise ConfigurationError(f"{name}: {error}") from None
+        parse_queue_choice(self.queues, self.exclude_queues, self.queue_order)
 
 
 class Setting(NamedTuple):

@@ -15,12 +15,16 @@ class TaskState(enum.StrEnum):
 
     UNKNOWN = "unknown"
     """The broker knows nothing of it: never enqueued, forgotten, or its record has passed its TTL."""
+    PLANNED = "planned"
+    """Is a later step of a workflow: it is enqueued when what comes before it has succeeded."""
     QUEUED = "queued"
     """Waits for a child."""
     DELAYED = "delayed"
     """Waits for its time: an ``eta``, a ``countdown`` or the backoff of a retry."""
     RESERVED = "reserved"
     """A child holds it, and may be running it."""
+    STARTED = "started"
+    """A child runs it, and has said so: only of tasks with ``track_started``."""
     SUCCEEDED = "succeeded"
     """Returned a value."""
     FAILED = "failed"
@@ -137,6 +141,8 @@ class Interruption(enum.IntEnum):
     """It is past its soft time limit: ``SoftTimeLimitExceeded`` is raised in the task."""
     STOP = 2
     """The node stops now: ``TaskInterrupted`` is raised in the task, and its delivery is put back, uncounted."""
+    CANCEL = 3
+    """Somebody cancels it: ``Cancelled`` is raised in the task, which then ends as cancelled."""
 
 
 class Kill(enum.IntEnum):
@@ -149,7 +155,7 @@ class Kill(enum.IntEnum):
     STOPPED = 3
     """For another reason of ours: the node stops, or the child has to go. No count against the task."""
     CANCELLED = 4
-    """Somebody cancelled it while it ran."""
+    """Somebody cancelled it while it ran, and it did not end within ``cancel_grace``."""
 
 
 class ImpossibleMove(AssertionError):

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from poolrt.app.cancel import Cancels
+from poolrt.app.canvas.builtin import BUILTIN
+from poolrt.app.canvas.dicts import call_of, signature_of
+from poolrt.app.canvas.signature import Signature
+from poolrt.app.middleware import HOOKS, Middleware, refuse_async
+from poolrt.app.options import Options, TaskOptions
 from poolrt.app.result import AsyncResult
-from poolrt.app.task import Task, TaskOptions
+from poolrt.app.routing import Router, Routes
+from poolrt.app.task import Task, check_base, make_task, options_of
 from poolrt.brokers.base import Broker
 from poolrt.brokers.urls import broker_from_url
 from poolrt.errors import ConfigurationError, DuplicateTask
@@ -18,24 +25,7 @@ from poolrt.units import parse_duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Options(TypedDict, total=False):
-    """The options of ``@app.task`` beside ``bind``, as type checkers see them; TaskOptions says what each means."""
-
-    name: str | None
-    queue: str | None
-    max_retries: int | None
-    retry_backoff: float | str | None
-    retry_for: type[BaseException] | Iterable[type[BaseException]] | None
-    time_limit: float | str | None
-    soft_time_limit: float | str | None
-    memory_limit: str | None
-    ignore_result: bool | None
-    priority: int | None
-    expires: float | str | None
-    acks_late: bool | None
-    leaks: str | None
+T = TypeVar("T", bound=Task[..., Any])
 
 
 class Decorator(Protocol):
@@ -56,7 +46,7 @@ class BoundDecorator(Protocol):
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
 
 
-class App:
+class App(Cancels):
     """Tasks and the broker they travel through.
 
     Args:
@@ -65,6 +55,10 @@ class App:
             absolute path here and now.
         backend: where results are kept; None keeps them in the broker's own store.
         result_ttl: how long results are kept, in seconds or as ``"1d"``.
+        routes: queues by name or glob of tasks, ``{"mail.*": "mail"}``, or a function; for calls that name no queue, of
+            tasks that declare none. See Router.
+        middleware: objects whose hooks are called around every call and every run, in this order. See Middleware.
+        task_base: the class of the tasks that name none.
 
     Raises:
         ConfigurationError: a URL or an option is wrong. Nothing is opened here; that is done by the first use.
@@ -77,6 +71,9 @@ class App:
         backend: str | None = None,
         *,
         result_ttl: float | str = "1d",
+        routes: Routes | None = None,
+        middleware: Sequence[Middleware] = (),
+        task_base: type[Task[..., Any]] = Task,
     ) -> None:
         self.name = name
         self.broker: Broker = broker_from_url(broker)
@@ -86,6 +83,13 @@ class App:
                 f"backend={results.url!r}: results are kept in the broker's own store; leave backend out"
             )
         self.result_ttl = parse_duration(result_ttl)
+        self.router = Router(routes)
+        self.middleware = tuple(middleware)
+        for each in self.middleware:
+            if not isinstance(each, Middleware):
+                raise ConfigurationError(f"middleware: {each!r} is no poolrt.Middleware object")
+            refuse_async(each, HOOKS)
+        self.task_base = check_base(task_base, "task_base")
         self.tasks: dict[str, Task[Any, Any]] = {}
         self.child_start_hooks: list[Callable[[], object]] = []
         self.leak_checks: list[Callable[[], Iterable[str]]] = []
@@ -94,6 +98,11 @@ class App:
         """The function that made this app, ``<module>`` for none: its local tasks are made with it, in workers too."""
         self.defined_in: str = frame.f_globals.get("__name__", "__main__")
         """The module that made this app: how a worker finds it again."""
+        self.builtin: dict[str, Task[Any, Any]] = {
+            task_name: make_task(self, function, task_name, TaskOptions(bind=binds, base=Task))
+            for task_name, function, binds in BUILTIN
+        }
+        """The tasks that every app has: see app.canvas.builtin."""
 
     def __repr__(self) -> str:
         """For bug reports; the URL carries no secret."""
@@ -126,26 +135,48 @@ class App:
         Args:
             function: the function, when used as a bare decorator.
             name: unique in the app; ``module.function`` by default.
-            options: see TaskOptions: queue, max_retries, retry_backoff, retry_for, time_limit, soft_time_limit,
-                memory_limit, ignore_result, priority, expires, acks_late, leaks, bind.
+            options: see TaskOptions. What stands in the class ``base`` by the name of an option is its default.
 
         Raises:
             DuplicateTask: the name is taken by another function; both places are named.
             ConfigurationError: an option is wrong.
         """
-        parsed = TaskOptions.parse(**options)
+        base = self.task_base if options.get("base") is None else check_base(options["base"], "base")
+        in_class = options_of(base)
+        own_name = name or in_class.pop("name", None)
+        parsed = TaskOptions.parse(**{**in_class, **_given(options)})
 
         def register(function: Callable[..., Any]) -> Task[Any, Any]:
-            task: Task[Any, Any] = Task(self, function, name or default_task_name(function), parsed)
-            known = self.tasks.get(task.name)
-            if known is not None and not task.is_again(known) and not task.is_interactive:
-                raise DuplicateTask(
-                    f"two tasks are named {task.name!r}: {known.where()} and {task.where()}; give one of them name=..."
-                )
-            self.tasks[task.name] = task
-            return task
+            return self._register(make_task(self, function, own_name or default_task_name(function), parsed))
 
         return register if function is None else register(function)
+
+    def register_task(self, task: T, **options: Unpack[Options]) -> T:
+        """Register an object of a class of tasks, whose ``run`` is what it does; the same object comes back.
+
+        Args:
+            task: ``Mail()``, where ``class Mail(poolrt.Task)`` has ``run``.
+            options: as for ``task``, and ``name``, by default ``module.Class``. What stands in the class goes behind.
+
+        Raises:
+            DuplicateTask, ConfigurationError: as ``task``.
+        """
+        kind = check_base(type(task), "register_task takes an object of a class that")
+        if kind.run is Task.run:
+            raise ConfigurationError(f"register_task: {kind.__qualname__} has no method run")
+        given = {**options_of(kind), **_given(options), "bind": True, "base": kind}
+        name = given.pop("name", None) or default_task_name(kind.run).removesuffix(".run")
+        task.bind_to(self, kind.run, name, TaskOptions.parse(**given))
+        return self._register(task)
+
+    def _register(self, task: T) -> T:
+        known = self.tasks.get(task.name)
+        if known is not None and not task.is_again(known) and not task.is_interactive:
+            raise DuplicateTask(
+                f"two tasks are named {task.name!r}: {known.where()} and {task.where()}; give one of them name=..."
+            )
+        self.tasks[task.name] = task
+        return task
 
     def leak_check(self, check: Callable[[], Iterable[str]]) -> Callable[[], Iterable[str]]:
         """Let ``check`` name what is checked out of a pool that poolrt does not know, such as ``["db:5432"]``.
@@ -165,9 +196,26 @@ class App:
         """The AsyncResult of a task enqueued anywhere."""
         return AsyncResult(task_id, self.broker)
 
+    def signature(
+        self, task: str | Mapping[str, Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Signature[Any]:  # fmt: skip
+        """A call of the task of this name; or, from a dict, what ``Signature.to_dict`` made it of.
+
+        Raises:
+            ConfigurationError: the app has no such task, or the dict is no signature.
+        """
+        made = call_of(self, task) if isinstance(task, str) else signature_of(self, task)
+        return made.clone(args, kwargs, **options)
+
     def close(self) -> None:
         """Close this process's connection to the broker; the next call opens it again."""
         self.broker.close()
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that are None, which is the default; but for ``max_retries``, where it is no end."""
+    return {name: value for name, value in options.items() if value is not None or name == "max_retries"}
 
 
 def default_task_name(function: Callable[..., Any]) -> str:

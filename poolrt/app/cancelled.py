@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from poolrt.app.canvas.failing import failing
 from poolrt.errors import DecodingError
 from poolrt.message import ErrorInfo, Message, Outcome, Record, decode_message, encode_record
 from poolrt.states import TaskState
@@ -37,8 +38,9 @@ def cancelled(
         TaskState.CANCELLED, message.task, now, attempt=message.attempt, lost=delivery.lost, envelope=delivery.envelope,
         error=ErrorInfo("Cancelled", f"cancelled at {when} UTC: {history or _waiting(delivery, message)}"),
         owner=owner, runtime=runtime, status=status, peak_memory=peak_memory,
+        history=message.terms.history if message.terms is not None else (),
     )  # fmt: skip
-    return Outcome(delivery, TaskState.CANCELLED, encode_record(record), message.ttl)
+    return failing(message, record).of(Outcome(delivery, TaskState.CANCELLED, encode_record(record), message.ttl))
 
 
 def _waiting(delivery: Delivery, message: Message) -> str:

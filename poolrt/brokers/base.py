@@ -22,11 +22,15 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from poolrt.hygiene.findings import LeakRow
-from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
+from poolrt.message import Delivery, Enqueue, NewGroup, Outcome, Owner, Requeue
+from poolrt.queue_choice import ALL_QUEUES, QueueChoice
 from poolrt.states import TaskState
+
+if TYPE_CHECKING:
+    from poolrt.brokers.watching import Watch
 
 
 class Settled(NamedTuple):
@@ -59,6 +63,8 @@ class Found(NamedTuple):
     envelope: bytes | None
     record: bytes | None
     lost: int
+    progress: bytes | None = None
+    """What ``note_progress`` said last, of a message that has not ended."""
 
 
 class Depth(NamedTuple):
@@ -125,10 +131,25 @@ class Broker(abc.ABC):
     # ---- producers
 
     @abc.abstractmethod
-    def enqueue(self, items: Sequence[Enqueue]) -> list[bool]:
-        """Store all of ``items`` or none; for each, whether it was new (an id that is known is not stored again).
+    def enqueue(self, items: Sequence[Enqueue], groups: Sequence[NewGroup] = ()) -> list[bool]:
+        """Store all of ``items`` or none; for each, whether it was new. Not stored again is an id that is known, nor a
+        message whose ``unique`` key another one has (``unique_holder``); a follow-up of the holder has its id.
 
-        Wakes an idle child when something is queued."""
+        A message with a ``gate`` is reserved only as that allows, in the order of its queue otherwise; no child waits
+        for it. The limits of a gate are those of the message enqueued last. What is put back without having been
+        started has used up its start. Wakes an idle child when something may be reserved.
+
+        ``groups`` are made in the same step. The settle of a member (``Outcome.filled``) fills its slot, once however
+        often it comes; the one that fills the last slot enqueues the body, in the same step, and the group is gone. A
+        member that fails leaves its slot empty: at the first one the body's id gets the failure as its record, the
+        errbacks are enqueued, and so it goes on in the outer groups. If such a member succeeds after all, tried again
+        by an operator, it fills its slot, and the body's record goes when the body is enqueued. With ``collects``
+        failed members fill their slots. A group that is unknown or past its ttl is not filled; one that is known is not
+        made again.
+
+        A group's body, and the ``last`` of it or of an item, are known from then on for ``DEAD_TTL`` seconds
+        (``find``: planned; ``wait`` waits), until they are enqueued or have a record. Where a group fails, the ``last``
+        of its body has the body's record; ``retry`` of an item, and enqueueing a body, drop that of its ``last``."""
 
     def enqueue_batches(
         self, batches: Iterable[Sequence[Enqueue]], stored: Callable[[Sequence[Enqueue]], None]
@@ -140,6 +161,32 @@ class Broker(abc.ABC):
             stored(batch)
 
     @abc.abstractmethod
+    def unique_holder(self, key: str) -> str | None:
+        """The id of the message that has this ``unique`` key, if a new one would be refused for it now."""
+
+    @abc.abstractmethod
+    def note_progress(self, task_id: str, progress: bytes, ttl: float) -> None:
+        """Keep what a running task says of itself, for ``ttl`` seconds: ``find`` tells it until the task has ended."""
+
+    @abc.abstractmethod
+    def retry(self, item: Enqueue) -> bool:
+        """In one atomic step drop the record of this id and store the message anew; False, and nothing is changed, if
+        there is no record of it or its ``unique`` key is another's."""
+
+    def records(self, ids: Sequence[str]) -> list[bytes | None]:
+        """The records of these ids, in their order; one round trip for a thousand."""
+        raise NotImplementedError
+
+    def end_ahead(self, records: Sequence[tuple[str, bytes]], ttl: float) -> list[bool]:
+        """Keep a record for ids of which there is neither message nor record, so that a follow-up of this id is not
+        enqueued any more; for each, whether it was kept. Who waits for it is told."""
+        raise NotImplementedError
+
+    def fail_group(self, group: str, failure: bytes) -> bool:
+        """Let a group fail as by a member, with the encoded Record of its body; whether it was known and had not failed."""
+        raise NotImplementedError
+
+    @abc.abstractmethod
     def find(self, task_id: str) -> Found | None:
         """The message or record of this id; a record wins over a message only if the message is gone."""
 
@@ -147,6 +194,10 @@ class Broker(abc.ABC):
     def wait(self, task_id: str, timeout: float | None) -> Found | None:
         """Block until the task has a record, then return it; None after ``timeout`` seconds, and at once when there
         is neither message nor record: unknown, or ended without one. Never polls."""
+
+    def watch(self) -> Watch:
+        """Waits for many tasks, as ``wait`` does for one."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def cancel(self, task_id: str, outcome_of: Callable[[Delivery], Outcome]) -> bool:
@@ -245,9 +296,9 @@ class Broker(abc.ABC):
     # ---- children
 
     @abc.abstractmethod
-    def attach(self, owner: Owner, queues: Collection[str] = ()) -> None:
-        """Become the connection of ``owner``, which reserves from these queues (none: from all); raises Fenced if it is
-        barred or its incarnation never joined."""
+    def attach(self, owner: Owner, queues: QueueChoice = ALL_QUEUES) -> None:
+        """Become the connection of ``owner``, which reserves from these queues; raises Fenced if it is barred or its
+        incarnation never joined."""
 
     @abc.abstractmethod
     def submit(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> None:
@@ -314,6 +365,11 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     def peek(self, queue: str, limit: int = 100) -> list[Found]:
         """The queued messages that are to run first, in that order; nothing is reserved."""
+
+    @abc.abstractmethod
+    def messages(self, after: str = "", limit: int = 1000) -> tuple[list[Found], str]:
+        """Some of the messages that have not ended, queued, delayed and reserved, in no certain order, and where to go
+        on (``after`` of the next call; empty: that was all). What is there all the while is told once at least."""
 
     @abc.abstractmethod
     def ended(self, state: TaskState, limit: int = 100) -> list[Found]:

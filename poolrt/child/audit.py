@@ -1,13 +1,16 @@
 """What a task left behind in its child, looked at after its run; says whether the child must be recycled.
 
-    after(task, runtime) ── each run ──▶ lowest free descriptor (0.8 us) ──▶ hygiene.descriptors
-                         ── each run ──▶ child.memory_audit: resident size (1.7 us, with a ceiling only), sampled runs
-                         ── when there is time for it ──▶ hygiene's other watches, by the runs since they last looked
-                                                     ──▶ the handlers of poolrt's signals; the lock; dead orphans
+    after(task, runtime) ── a run of less than 4 us ──▶ nothing; at most 15 in a row
+        └─ a glance ──▶ lowest free descriptor (0.8 us) ──▶ hygiene.descriptors
+                    ──▶ the handlers of poolrt's signals
+                    ──▶ child.memory_audit: resident size (1.7 us, with a ceiling only), sampled runs
+                    └─ when there is time for it: a look ──▶ hygiene's other watches, by the runs since the last one
+                                                         ──▶ the lock; dead orphans
     Finding ──Policies──▶ nothing | told | told, and the child leaves | told, the child leaves, and the run fails
 
-A look costs some microseconds: what the runs since the last one took decides when there is time for it. A watch that
-has found something and does not know whose it is asks for a look after each run, until it does.
+A glance costs 2 us, of which the shortest runs share one: they cannot have opened much. A look costs some tens of
+microseconds: what the runs since the last one took decides when there is time for it. A watch that has found something
+and does not know whose it is asks for a look after each run, until it does.
 
 Processes that live on are ended with the child, whatever its end (see template/main.py); here only the dead are buried.
 """
@@ -37,13 +40,20 @@ if TYPE_CHECKING:
     from poolrt.board import RowWriter
     from poolrt.child.watches import Watch
     from poolrt.hygiene.findings import Policies
+    from poolrt.message import Outcome
     from poolrt.posix.memory import ResidentSize
 
 OF_DESCRIPTORS: Final = (LeakKind.CONNECTIONS, LeakKind.CLOSE_WAIT, LeakKind.UNCLOSED, LeakKind.FILES)
+BY_LOOKS: Final = frozenset(LeakKind) - {*OF_DESCRIPTORS, LeakKind.MEMORY}
+"""Kinds that a look finds, and no glance or sample."""
 _SHARE: Final = 0.015
 """Of the time that tasks run, what looks may take."""
 _FEWEST_TO_NAME: Final = 200
 """Runs before which no task is named for its memory (hygiene.memory_ledger): a child of fewer takes no samples."""
+_QUICK: Final = 4e-6
+"""Seconds: shorter runs have no time to connect or to start a thread, though they may open a file."""
+_SKIPPED: Final = 15
+"""Quick runs in a row without a glance."""
 _NS_PER_RUN: Final = 200
 """What each run adds to that, so that runs that take no time are looked at too: every fiftieth or so."""
 
@@ -79,10 +89,11 @@ class Audit:
             samples=policies.watches(LeakKind.MEMORY) and not 0 < most_runs < _FEWEST_TO_NAME,
         )
         self.samples_next = self._memory.samples_next
-        self.sample = self._memory.sample
         self._lowest = descriptors.lowest_free()
         self._watches_descriptors = any(map(policies.watches, OF_DESCRIPTORS))
         self._descriptors = DescriptorWatch(descriptors.limit(), self._lowest, descriptors.scan, collect=self.collect)
+        if self._watches_descriptors:
+            gc.callbacks.append(self._descriptors.collection)
         self.settle_first: Callable[[], None] = lambda: None
         """Called before a collection: finalizers of what tasks left run there, and may hang or crash."""
         self.goes_first = policies.may_fail
@@ -92,6 +103,15 @@ class Audit:
         self._lock_fd = lock_fd
         self._lock = _file_of(lock_fd)
         self._orphans = Orphans()
+        self._unseen: list[str] = []
+        """The tasks of the runs since the last glance."""
+        self._may_skip = 0 if policies.may_fail else _SKIPPED
+        self._skips = 0
+        """Quick runs that may follow without a glance."""
+        self.at_ease: set[str] = set()
+        """Tasks that need no `before`: they ran here before, and no finding of a look fails their runs."""
+        self._alone = False
+        """Whether the next run is looked at by itself."""
         self._ran: dict[str, int] = {}
         self._time_left = 0.0
         """Nanoseconds that looks may take by now."""
@@ -106,23 +126,59 @@ class Audit:
         self._state = next((watch for watch in self._watches if isinstance(watch, StateWatch)), None)
         self._pools = next((watch for watch in self._watches if isinstance(watch, PoolWatch)), None)
 
+    def before(self, task: str) -> Verdict | None:
+        """Find what earlier runs left, so that what the next one leaves is its own: to be called right before the run
+        of a task that is not ``at_ease``, which is looked at by itself, whatever that costs. What the task does once,
+        when it runs first, gets its name thus; and each run that may fail for its leaks is caught."""
+        if not self._policies.fails(task) & BY_LOOKS:
+            self.at_ease.add(task)
+        self._alone = True
+        if self._unseen:
+            return self._glance(self._unseen[-1], 0.0, closely=True)
+        return self._look("") if self._ran else None
+
     def after(self, task: str, runtime: float) -> Verdict | None:
         """Look at what a run of this task, which took ``runtime`` seconds, left; what is to be done, if anything."""
-        verdict = self._look_at_descriptors(task) if self._watches_descriptors else None
+        self._unseen.append(task)
+        if runtime < _QUICK and self._skips and not self._alone:
+            self._skips -= 1
+            return None
+        alone, self._alone = self._alone, False
+        return self._glance(task, runtime, closely=alone)
+
+    def _glance(self, task: str, runtime: float, *, closely: bool) -> Verdict | None:
+        """At what costs next to nothing, and closer where there is time for it."""
+        unseen, self._unseen = self._unseen, []
+        for each in unseen:
+            self._ran[each] = self._ran.get(each, 0) + 1
+        self._time_left += runtime * (1e9 * _SHARE) + _NS_PER_RUN * len(unseen)
+        verdict = self._look_at_descriptors(task, unseen) if self._watches_descriptors else None
         if reserved_handlers() != self._handlers:
             verdict = self._deaf(task)
         if self._memory.found:
             verdict = self._act(self._memory.findings(), task) or verdict
         if self._memory.ceiling and verdict is None:
             verdict = self._memory.look(task)
-        ran = self._ran
-        ran[task] = ran.get(task, 0) + 1
-        self._time_left += runtime * (1e9 * _SHARE) + _NS_PER_RUN
-        if verdict is None and (self._time_left > self._look_takes or (self._pools is not None and self._pools.stirs)):
+        if verdict is None and (
+            closely or self._time_left > self._look_takes or (self._pools is not None and self._pools.stirs)
+        ):
             verdict = self._look(task)
         elif verdict is None and self._singly:
             verdict = self._look_singly(task)
+        self._skips = 0 if self._singly or self._descriptors.wants_each else self._may_skip
         return verdict
+
+    def sample(self, task: str, runtime: float, outcome: Outcome) -> None:
+        """A sampled run of ``runtime`` seconds has ended with this outcome; `after` tells what it showed.
+
+        What its collection closes of what the run left was left to the collector: not known of a run that follows
+        others which nobody looked at.
+        """
+        own = self._watches_descriptors and not self._unseen
+        left = self._descriptors.left_by(task, descriptors.lowest_free()) if own else []
+        self._memory.sample(task, runtime, outcome)
+        self._descriptors.collected(left)
+        self._skips = 0
 
     def leaving(self) -> None:
         """The child leaves: tell what was found and could be given to no task so far."""
@@ -133,7 +189,10 @@ class Audit:
         ran, self._ran = self._ran, {}
         findings: list[Finding] = []
         for watch in self._watches:
-            findings += watch.look({task: 1} if watch in self._singly else ran)
+            if watch not in self._singly:
+                findings += watch.look(ran)
+            elif task:  # else it has seen all of them
+                findings += watch.look({task: 1})
         self._singly = [watch for watch in self._watches if watch.wants_each]
         self._orphans.reap()
         verdict = self._without_lock(" or ".join(sorted(ran))) or self._act(findings, task)
@@ -179,13 +238,15 @@ class Audit:
             return None
         return Verdict(f"{names} closed the node's lock, which every child holds", names)
 
-    def _look_at_descriptors(self, task: str) -> Verdict | None:
+    def _look_at_descriptors(self, task: str, unseen: list[str]) -> Verdict | None:
         lowest = descriptors.lowest_free()
         if lowest != self._lowest:
             self._lowest = lowest
             self._row.fds(lowest)
-            if verdict := self._without_lock(task):
+            if verdict := self._without_lock(" or ".join(sorted(set(unseen)))):
                 return verdict
+        if len(unseen) > 1:
+            self._descriptors.missed(unseen[:-1], lowest)
         findings = self._descriptors.after(task, lowest)
         return self._act(findings, task) if findings else None
 

@@ -1,4 +1,4 @@
-"""Interrupt the running task from inside: a soft time limit, or the stop of the node.
+"""Interrupt the running task from inside: a soft time limit, a cancel, or the stop of the node.
 
     SUPERVISOR   row: sequence << 8 | reason,  SIGUSR2;   again after 100 ms, 1 s, … while that run is still in the row
     ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from poolrt.child.line_events import LineEvents
 from poolrt.child.safe_points import is_cleanup, is_protected, module_of, points_of
-from poolrt.errors import SoftTimeLimitExceeded, TaskInterrupted
+from poolrt.errors import Cancelled, SoftTimeLimitExceeded, TaskInterrupted
 from poolrt.shielding import SHIELD
 from poolrt.states import Interruption
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 S1_AFTER: Final = 0.05
 """Seconds since the first signal that could be delivered. Half of the supervisor's 100 ms: a first signal handled late,
 on a busy machine or behind a long C call, must not make the second one a first again."""
-S2_AFTER: Final = {Interruption.SOFT_LIMIT: 0.5, Interruption.STOP: 0.2}
+S2_AFTER: Final = {Interruption.SOFT_LIMIT: 0.5, Interruption.STOP: 0.2, Interruption.CANCEL: 0.5}
 """The same for S2. A stop has less time: the node kills what is left."""
 
 _OURS: Final = {__name__, LineEvents.__module__}
@@ -48,9 +48,18 @@ _LOOPS: Final = {"asyncio", "selectors", "uvloop"}
 _REASONS: Final = frozenset(Interruption)
 
 
-def exception_for(reason: Interruption) -> SoftTimeLimitExceeded | TaskInterrupted:
+_EXCEPTIONS: Final[dict[Interruption, type[SoftTimeLimitExceeded | TaskInterrupted | Cancelled]]] = {
+    Interruption.SOFT_LIMIT: SoftTimeLimitExceeded,
+    Interruption.STOP: TaskInterrupted,
+    Interruption.CANCEL: Cancelled,
+}
+INTERRUPTIONS: Final = tuple(_EXCEPTIONS.values())
+"""What interruptions raise in a task."""
+
+
+def exception_for(reason: Interruption) -> SoftTimeLimitExceeded | TaskInterrupted | Cancelled:
     """What the task sees of an interruption; the executor adds what it knows of the run."""
-    return SoftTimeLimitExceeded() if reason is Interruption.SOFT_LIMIT else TaskInterrupted()
+    return _EXCEPTIONS[reason]()
 
 
 class Interrupter:
@@ -102,6 +111,28 @@ class Interrupter:
             self._missed = False
             self._lines.stop()
             SHIELD.take_down()
+
+    def open_for_hook(self) -> None:
+        """As `open`, for a hook before or after the function: what was raised in this run stays, any function may call.
+
+        That function calls the hook, in a ``try`` whose ``finally`` calls `close_for_hook`.
+        """
+        self._runtime = sys._getframe(1).f_code
+        self._is_open = True
+
+    def close_for_hook(self) -> None:
+        """As `close`."""
+        self.close()
+        self._runtime = None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the present or last run is cancelled: it knows, or was about to be told.
+
+        Of one that was about to be told no other attempt may follow, nor if it ended by the stop of the node.
+        """
+        wanted = self._row.interruption == self._row.sequence << 8 | Interruption.CANCEL
+        return wanted or self.raised is Interruption.CANCEL
 
     def entering_loop(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[object]) -> None:
         """The run is ``task``, run by ``loop`` in this thread: until `leaving_loop` it is interrupted by a cancel."""
@@ -234,7 +265,7 @@ def _is_cleaning_up() -> bool:
     for _ in range(1000):  # a task can make the chain a ring
         if error is None:
             break
-        if isinstance(error, SoftTimeLimitExceeded | TaskInterrupted):
+        if isinstance(error, INTERRUPTIONS):
             return True
         error = error.__context__
     return False

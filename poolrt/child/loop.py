@@ -225,6 +225,11 @@ class Loop:
         if execution.memory_limit and self._row.done and self._executor.limits.has_outgrown(execution.memory_limit):
             self._leave_for = f"memory of earlier tasks: too much for the memory_limit of {execution.message.task}"
             return
+        if execution.message.task not in self._audit.at_ease and (
+            verdict := self._audit.before(execution.message.task)
+        ):
+            self._leave_for, self._culprit = verdict.reason, verdict.task
+            return
         sampled = self._audit.samples_next(execution.message.task)
         if sampled and not (self._held and self._held[0] is execution):
             return  # all was settled before the sample: the broker may have said that this one is not ours any more
@@ -249,7 +254,7 @@ class Loop:
             self._row.failed_after_all()
         self._settler.add(outcome)
         if sampled:
-            self._audit.sample(task, outcome)
+            self._audit.sample(task, runtime, outcome)
         if runtime > SLOW_SECONDS and self._held and time.monotonic_ns() - execution.taken_at > _BATCH_NS:
             self._pace.believe(task, runtime)
             self._put_back_rest()

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -26,7 +26,7 @@ from poolrt.child.interruption import Interrupter
 from poolrt.child.lifeline import Lifeline
 from poolrt.child.limits import Limits
 from poolrt.child.loop import Loop
-from poolrt.child.output import keep_last_output
+from poolrt.child.output import LastOutput
 from poolrt.child.watches import watches_for
 from poolrt.errors import BrokerCorrupt, BrokerError, Fenced
 from poolrt.events import Event, EventKind
@@ -35,14 +35,16 @@ from poolrt.message import Owner
 from poolrt.notice import BootFailed, Found, Happened, Poke, Up, shorten
 from poolrt.posix.memory import ResidentSize
 from poolrt.posix.prctl import ParentGone, become_subreaper, die_with_parent, set_process_title
-from poolrt.posix.signals import hear_again_after_fork, ignore_with_noop_handlers
+from poolrt.posix.signals import hear_again_after_fork
 from poolrt.posix.stacks import write_stacks_to
+from poolrt.queue_choice import QueueChoice, parse_queue_choice
 from poolrt.settings import Settings
 from poolrt.states import EX_BOOT_FAILED, EX_CUT_OFF, EX_FENCED, EX_STORE_GONE, Activity
 
 if TYPE_CHECKING:
     from poolrt.app.app import App
     from poolrt.board import Board
+    from poolrt.hygiene.pools.checked_out import CheckedOut
     from poolrt.hygiene.temp_folders import TempFolders
 
 log = logging.getLogger("poolrt.child")
@@ -77,11 +79,33 @@ class Place(msgspec.Struct, frozen=True):
         return Owner(self.incarnation, self.slot, self.generation)
 
 
+class Common(NamedTuple):
+    """What the children of a template have in common: made once, before they are forked."""
+
+    board: Board
+    wake: socket.socket
+    lock_fd: int
+    policies: Policies
+    output: LastOutput
+    out: CheckedOut | None
+    """What is out of pools; None where nobody asks."""
+    temp_folders: TempFolders | None
+
+
+def policies_of(app: App, settings: Settings) -> Policies:
+    """The node's, and those that tasks have of their own."""
+    policies = Policies(settings.leak_policy, settings.leak_allow)
+    for name, task in app.tasks.items():
+        policies.learn(name, task.options.leaks)
+    return policies
+
+
 def settle_in(place: Place, title: str, stacks: int) -> None:
     """What every process the template forks does first; ends the process when the template is gone already.
 
     Its own process group, and handlers that do nothing, keep a terminal's ^C and systemd's TERM to the whole
-    control group from a running task; never SIG_IGN, which exec would pass on to what the task starts.
+    control group from a running task; never SIG_IGN, which exec would pass on to what the task starts. These handlers
+    are the template's, and are inherited.
     """
     try:
         die_with_parent(place.parent)
@@ -90,7 +114,6 @@ def settle_in(place: Place, title: str, stacks: int) -> None:
     os.setpgid(0, 0)
     become_subreaper()
     signal.set_wakeup_fd(-1)
-    ignore_with_noop_handlers(ABSORBED)
     hear_again_after_fork(ABSORBED)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     write_stacks_to(stacks)
@@ -107,25 +130,21 @@ def _reseed() -> None:
             numpy.random.seed()
 
 
-def queues_of(settings: Settings) -> tuple[str, ...]:
-    """The queues whose tasks this node runs, in the setting's order; none named: all of them."""
-    return tuple(name for each in settings.queues.split(",") if (name := each.strip()))
+def _queue_choice(settings: Settings) -> QueueChoice:
+    return parse_queue_choice(settings.queues, settings.exclude_queues, settings.queue_order)
 
 
-def run(
-    app: App, place: Place, board: Board, sock: socket.socket, wake: socket.socket, stacks: int, lock_fd: int,
-    temp_folders: TempFolders | None = None,
-) -> int:  # fmt: skip
+def run(app: App, place: Place, common: Common, sock: socket.socket, stacks: int) -> int:
     """The child's main; returns its exit code."""
     began = time.monotonic()
     settle_in(place, f"poolrt:{place.slot}.{place.generation}", stacks)
-    row = board.writer(place.slot)
+    row = common.board.writer(place.slot)
     row.boot(os.getpid())
-    keep_last_output(stacks, row)
-    lifeline = Lifeline(sock, wake)
-    temp_folder = temp_folders.make(place.slot, place.generation) if temp_folders is not None else None
+    common.output.keep(stacks, row)
+    lifeline = Lifeline(sock, common.wake)
+    temp_folder = common.temp_folders.make(place.slot) if common.temp_folders is not None else None
     try:
-        app.broker.attach(place.owner, queues_of(place.settings))
+        app.broker.attach(place.owner, _queue_choice(place.settings))
         for hook in app.child_start_hooks:
             hook()
     except BaseException:  # noqa: BLE001  a user's hook can raise anything, SystemExit included
@@ -142,16 +161,24 @@ def run(
 
     limits = Limits(settings, resident)
     executor = Executor(
-        app, place.owner, row, limits, settings.max_deliveries, interrupter, lambda: lifeline.send(Poke()), tell
+        app,
+        place.owner,
+        row,
+        limits,
+        settings.max_deliveries,
+        interrupter,
+        lambda: lifeline.send(Poke()),
+        tell,
+        place.node,
     )
-    policies = Policies(settings.leak_policy, settings.leak_allow)
-    for name, task in app.tasks.items():
-        policies.learn(name, task.options.leaks)
+    # A hook may have imported more tasks.
+    policies = policies_of(app, settings) if app.child_start_hooks else common.policies
     audit = Audit(
         policies, settings.max_memory_per_child, row, resident,
-        lambda finding: lifeline.send(Found(finding, time.time())), lock_fd, place.max_tasks,
+        lambda finding: lifeline.send(Found(finding, time.time())), common.lock_fd, place.max_tasks,
     )  # fmt: skip
-    audit.add(watches_for(policies, app.leak_checks, executor.current_loop, temp_folder, audit.collect))
+    loop = executor.current_loop
+    audit.add(watches_for(policies, app.leak_checks, loop, temp_folder, audit.collect, common.out))
     lifeline.send(Up(time.monotonic() - began, resident.read()))
     try:
         Loop(app.broker, executor, audit, row, lifeline, place.max_tasks, tell).run()
@@ -169,7 +196,7 @@ def run(
     finally:
         row.activity(Activity.LEAVE)
     executor.close()
-    if temp_folders is not None:
-        temp_folders.drop(place.slot, place.generation)
+    if common.temp_folders is not None:
+        common.temp_folders.drop(place.slot)
     # The broker is not closed: the process ends now, all is committed, and a close costs 0.3 ms of each recycling.
     return 0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from poolrt.message import Outcome
     from poolrt.posix.memory import ResidentSize
 
-_OUTCOME_BYTES: Final = 2048
+OUTCOME_BYTES: Final = 2048
 """Of an outcome beside its record: itself, its delivery, its place in a batch."""
 _READ_AGAIN_NS: Final = 1_000_000
 """Runs of one task within a millisecond share a reading: they grow by 2 MiB at most, and by the same name."""
@@ -49,7 +49,6 @@ class MemoryAudit:
         self._collect = collect
         self._live = LiveMemory(ceiling, resident.read, settle=settle) if samples else None
         self._floor = RssFloor()
-        self._settle = settle
         self.found: list[Finding] = []
         self._rss = resident.read() if ceiling else 0
         self._read_at = 0
@@ -65,12 +64,12 @@ class MemoryAudit:
         self._live.before(task)
         return True
 
-    def sample(self, task: str, outcome: Outcome) -> None:
-        """A sampled run has ended with this outcome: settled first, since finalizers may hang, it is kept for 2 s."""
-        self._settle()
+    def sample(self, task: str, runtime: float, outcome: Outcome) -> None:
+        """A sampled run of ``runtime`` seconds has ended with this outcome; it is settled first, and kept for 2 s."""
         if self._live is not None:
             follow_ups = sum(len(each.envelope) for each in outcome.follow_ups)
-            self.found += self._live.after(task, len(outcome.record or b"") + follow_ups + _OUTCOME_BYTES)
+            own = len(outcome.record or b"") + follow_ups + OUTCOME_BYTES
+            self.found += self._live.after(task, int(runtime * 1e9), own)
 
     def findings(self) -> list[Finding]:
         """What samples have found since they were asked for."""

@@ -25,28 +25,46 @@ if TYPE_CHECKING:
 log = logging.getLogger("poolrt.child")
 
 
-def keep_last_output(fd: int, row: RowWriter) -> None:
-    """From now on keep the end of what each run writes to standard output and error.
+class LastOutput:
+    """Keeps the end of what each run writes to the streams that standard output and error are now.
 
-    Args:
-        fd: the child's stacks file.
-        row: tells which run it is.
+    Made in the template: what it costs, each child inherits.
     """
-    for stream, tail in zip((sys.stdout, sys.stderr), open_tails(fd), strict=True):
-        if stream is not None:  # None: it was started with the descriptor closed
-            _keep(stream, tail, row)
-        os.register_at_fork(after_in_child=tail.let_go)
 
+    def __init__(self) -> None:
+        self._row: RowWriter | None = None
+        self._tails: tuple[OutputTail, ...] = ()
+        for number, stream in enumerate((sys.stdout, sys.stderr)):
+            if stream is not None:  # None: it was started with the descriptor closed
+                self._follow(stream, number)
+        os.register_at_fork(after_in_child=self._let_go)
 
-def _keep(stream: Any, tail: OutputTail, row: RowWriter) -> None:
-    write = stream.write
+    def keep(self, fd: int, row: RowWriter) -> None:
+        """From now on, in this process.
 
-    def write_and_keep(text: str, /) -> Any:
-        if isinstance(text, str):
-            tail.add(text, row.sequence)  # first: the stream may block for good
-        return write(text)
+        Args:
+            fd: the child's stacks file.
+            row: tells which run it is.
+        """
+        # Now, and not at the first output: a task may have closed the descriptor, and its number be another file's.
+        self._tails = open_tails(fd)
+        self._row = row
 
-    try:
-        stream.write = write_and_keep
-    except AttributeError:  # the app put an object of its own there
-        log.debug("what is written to %r is not kept for crash reports", stream)
+    def _let_go(self) -> None:
+        """In a fork: what it writes is not the child's."""
+        self._row = None
+        for tail in self._tails:
+            tail.let_go()
+
+    def _follow(self, stream: Any, number: int) -> None:
+        write = stream.write
+
+        def write_and_keep(text: str, /) -> Any:
+            if self._row is not None and isinstance(text, str):
+                self._tails[number].add(text, self._row.sequence)  # first: the stream may block for good
+            return write(text)
+
+        try:
+            stream.write = write_and_keep
+        except AttributeError:  # the app put an object of its own there
+            log.debug("what is written to %r is not kept for crash reports", stream)

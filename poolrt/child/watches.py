@@ -46,7 +46,7 @@ class Watch(Protocol):
 
 def watches_for(
     policies: Policies, checks: Sequence[Check], loop: Callable[[], asyncio.AbstractEventLoop | None],
-    temp_folder: Path | None, collect: Callable[[], object],
+    temp_folder: Path | None, collect: Callable[[], object], out: CheckedOut | None = None,
 ) -> list[Watch]:  # fmt: skip
     """The watches of a child that is ready for its first task; what is there now is nobody's fault.
 
@@ -56,11 +56,13 @@ def watches_for(
         loop: gives the loop of the child's async tasks, once there is one.
         temp_folder: the child's own TMPDIR, if it has one.
         collect: closes what only the cycle collector would close.
+        out: the template's, if it has one.
     """
     watches: list[Watch] = []
     wanted = {kind for kind in LeakKind if policies.watches(kind)}
     if wanted & {LeakKind.TRANSACTIONS, LeakKind.CHECKED_OUT}:
-        out = CheckedOut()
+        out = out or CheckedOut()
+        out.begin()
         if LeakKind.TRANSACTIONS in wanted:  # first: what it rolls back may go back to its pool
             watches.append(TransactionWatch(out))
         if LeakKind.CHECKED_OUT in wanted:

@@ -1,210 +1,203 @@
-"""``poolrt dead``: what was given up, and what is known of how it ended; read from the broker, no node need run."""
+"""``poolrt dead``: what was given up, what is known of how it ended, and what becomes of it. No node need run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from poolrt.cli.opened_broker import broker_option, opened_broker
-from poolrt.cli.options import CONTEXT, SectionedCommand, SectionedOption, verbose_option
-from poolrt.errors import ConfigurationError, DecodingError, ExitCode
+from poolrt.cli.opened_broker import app_and, ids_from, opened_broker
+from poolrt.cli.options import (
+    CONTEXT,
+    SectionedCommand,
+    SectionedGroup,
+    SectionedOption,
+    confirm,
+    explain_if_alone,
+    json_option,
+    verbose_option,
+    yes_option,
+)
+from poolrt.cli.task import (
+    arguments_option,
+    each_of,
+    ids_option,
+    limit_option,
+    print_lines,
+    refuse_both,
+    report,
+    retrying,
+    show_task,
+)
+from poolrt.cli.task_choice import Choice, choice_options, ended
+from poolrt.errors import ExitCode
+from poolrt.states import TaskState
+from poolrt.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
-    from poolrt.brokers.base import Found
-    from poolrt.message import Record
+    from poolrt.cli.task_facts import Task
 
 SCHEMA: Final = 1
-"""Version of the ``--json`` object; raised when a key changes its meaning or goes."""
-
-F = TypeVar("F", bound=Callable[..., Any])
+"""Version of the ``--json`` objects; raised when a key changes its meaning or goes."""
 
 
-class ListCommand(SectionedCommand):
-    """``dead list`` with its examples."""
-
-    examples = (
-        ("poolrt dead list proj.tasks:app", "the newest hundred"),
-        ("poolrt dead list --broker sqlite:///proj.db --json", "for a script, without importing the app"),
-    )
-
-
-class ShowCommand(SectionedCommand):
-    """``dead show`` with its examples."""
-
-    examples = (
-        ("poolrt dead show 0192f0c2-aaaa-7bbb-8ccc-0123456789ab proj.tasks:app", "one crash report"),
-        ("poolrt dead show ID proj.tasks:app --show-arguments", "with the values that the task was called with"),
-    )
-
-
-def _which_broker(function: F) -> F:
-    return click.argument("app", required=False, metavar="[APP]", envvar="POOLRT_APP")(broker_option(function))
-
-
-_json_option = click.option(
-    "--json", "as_json", is_flag=True, cls=SectionedOption, section="Output", help="Print one JSON object."
-)
-
-
-class DeadCommands(SectionedCommand, click.Group):
-    """``dead``, which shows its commands and an example of each."""
-
-    examples = (ListCommand.examples[0], ShowCommand.examples[0])
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, and below them the commands."""
-        super().format_options(ctx, formatter)
-        self.format_commands(ctx, formatter)
-
-
-@click.group(cls=DeadCommands, context_settings=CONTEXT, invoke_without_command=True)
+@click.group(
+    cls=SectionedGroup, context_settings=CONTEXT, invoke_without_command=True,
+    examples=(("poolrt dead list proj.tasks:app", "the newest hundred"),),
+)  # fmt: skip
 @click.pass_context
 def dead(ctx: click.Context) -> int:
-    """Look at dead tasks, and at how they ended.
+    """Look at dead tasks and how they ended, retry them, delete them.
 
     A task is dead when it was given up; what is known of it is kept for seven days.
     """
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
-        return ExitCode.USAGE
-    return ExitCode.OK
+    return explain_if_alone(ctx)
 
 
-@dead.command("list", cls=ListCommand, context_settings=CONTEXT)
-@_which_broker
-@click.option(
-    "--limit", type=click.IntRange(1), default=100, cls=SectionedOption, section="Output", metavar="N",
-    default_text="100", help="Show at most so many, the newest.",
+@dead.command(
+    "list", cls=SectionedCommand, context_settings=CONTEXT,
+    examples=(
+        ("poolrt dead list proj.tasks:app", "the newest hundred"),
+        ("poolrt dead list sqlite:///proj.db --json", "for a script, without importing the app"),
+    ),
 )  # fmt: skip
-@_json_option
+@app_and()
+@choice_options("task", "queue")
+@limit_option
+@ids_option
+@json_option
 @verbose_option
-def list_dead(app: str | None, broker: str | None, *, limit: int, as_json: bool) -> int:
+def list_dead(app: str, *, task: str, queue: str, limit: int, ids_only: bool, as_json: bool) -> int:
     """List the dead tasks of APP, the newest first.
 
-    APP is module:attribute, for example proj.tasks:app; it is imported, to know its broker.
+    APP is module:attribute, imported to know its broker, or the broker's URL.
     """
-    from poolrt.states import TaskState
+    from poolrt.cli.task_facts import summary
 
-    with opened_broker(app, broker) as opened:
-        ended = [(found.id, _record_of(found)) for found in opened.ended(TaskState.DEAD, limit)]
+    with opened_broker(app) as broker:
+        found = list(islice(ended(broker, TaskState.DEAD, Choice(task, queue)), limit))
     if as_json:
-        listed = [{"id": task_id, **_summary(record)} for task_id, record in ended if record is not None]
-        click.echo(json.dumps({"schema": SCHEMA, "dead": listed}))
+        click.echo(json.dumps({"schema": SCHEMA, "dead": [summary(each) for each in found]}))
+    elif ids_only:
+        print_lines(each.found.id for each in found)
     else:
-        _print_list(ended)
+        _print_list(found)
     return ExitCode.OK
 
 
-@dead.command("show", cls=ShowCommand, context_settings=CONTEXT)
-@click.argument("task_id", metavar="ID")
-@_which_broker
-@click.option(
-    "--show-arguments", is_flag=True, cls=SectionedOption, section="Output",
-    help="Show the values of the task's arguments, not only their types and sizes.",
+@dead.command(
+    "show", cls=SectionedCommand, context_settings=CONTEXT,
+    examples=(
+        ("poolrt dead show proj.tasks:app order-17", "one crash report"),
+        ("poolrt dead show proj.tasks:app order-17 --arguments", "with the values that the task was called with"),
+    ),
 )  # fmt: skip
-@_json_option
+@app_and("ID", most=1)
+@arguments_option
+@json_option
 @verbose_option
-def show(task_id: str, app: str | None, broker: str | None, *, show_arguments: bool, as_json: bool) -> int:
-    """Show how the task ID ended: its crash report.
+def show(app: str, words: tuple[str, ...], *, arguments: bool, as_json: bool) -> int:
+    """Show how a task ended: its crash report.
 
     That is its cause, stacks, memory, connections and last output. Any task that has ended can be shown, also one that
-    failed by a limit. APP is module:attribute; it is imported, to know its broker. Exit code 2: the broker knows no
-    such task, or it has not ended.
+    failed by a limit. Exit code 12: the broker knows no such task, or it has not ended.
     """
-    from poolrt.hygiene.crash_report import describe
+    return show_task(app, words[0], arguments=arguments, as_json=as_json, ended=True)
 
-    with opened_broker(app, broker) as opened:
-        found = opened.find(task_id)
-        record = None if found is None else _record_of(found)
-        if found is None:
-            raise ConfigurationError(f"task {task_id} is unknown to {opened.url}: never enqueued, or past its TTL")
-        if record is None:
-            raise ConfigurationError(f"task {task_id} is {found.state}: there is no record of its end")
-        call = _call(record, trusted=opened.trusted, values=show_arguments)
-    if as_json:
-        click.echo(json.dumps({"schema": SCHEMA, "id": task_id, "call": call, **_summary(record), **_details(record)}))
-    else:
-        _print_facts([("id", task_id), ("call", call)] if call else [("id", task_id)], describe(record))
+
+_all_option = click.option(
+    "--all", "everything", is_flag=True, cls=SectionedOption, section="Choice", help="All that are dead."
+)
+
+
+@dead.command(
+    "retry", cls=SectionedCommand, context_settings=CONTEXT,
+    examples=(
+        ("poolrt dead retry proj.tasks:app --task 'mail.*' --limit 1", "one, to see whether it is mended"),
+        ("poolrt dead retry proj.tasks:app --all --yes", "all the others"),
+    ),
+)  # fmt: skip
+@app_and("[ID...]", least=0)
+@choice_options("task", "queue")
+@_all_option
+@click.option(
+    "--limit", type=click.IntRange(1), cls=SectionedOption, section="Choice", metavar="N", default_text="all",
+    help="Of those that are chosen only so many, the newest.",
+)  # fmt: skip
+@yes_option
+@json_option
+@verbose_option
+def retry(
+    app: str, words: tuple[str, ...], *, task: str, queue: str, everything: bool, limit: int | None, yes: bool,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Enqueue dead tasks again.
+
+    Those named (- reads ids from stdin), or all that the options choose. The same call under the same ID, from its
+    first attempt on, at once. Exit code 12: one of them cannot be; the others are enqueued.
+    """
+    choice = Choice(task, queue)
+    chosen = bool(choice) or everything
+    refuse_both(words, chosen=chosen, options="--task, --queue or --all")
+    with opened_broker(app) as broker:
+        ids = ids_from(words)
+        if chosen:
+            ids = [each.found.id for each in islice(ended(broker, TaskState.DEAD, choice), limit)]
+            if len(ids) > 1:
+                confirm(f"Retry {len(ids):,} dead tasks?", yes=yes)
+        return report(each_of(ids, retrying(broker)), "retried", as_json=as_json)
+
+
+@dead.command(
+    "purge", cls=SectionedCommand, context_settings=CONTEXT,
+    examples=(("poolrt dead purge proj.tasks:app --older-than 2d --yes", "what nobody has looked at for two days"),),
+)  # fmt: skip
+@app_and()
+@choice_options("task", "queue")
+@_all_option
+@click.option(
+    "--older-than", cls=SectionedOption, section="Choice", metavar="DURATION", default=None,
+    help="Only those that ended so long ago.",
+)  # fmt: skip
+@yes_option
+@json_option
+@verbose_option
+def purge(
+    app: str, *, task: str, queue: str, everything: bool, older_than: str | None, yes: bool, as_json: bool
+) -> int:
+    """Delete dead tasks, with all that is known of them."""
+    choice = Choice(task, queue)
+    if not (choice or everything or older_than):
+        raise click.UsageError("choose with --older-than, --task or --queue, or write --all")
+    age = 0.0 if older_than is None else parse_duration(older_than)
+    before = time.time() - age
+    with opened_broker(app) as broker:
+        ids = [each.found.id for each in ended(broker, TaskState.DEAD, choice) if each.since <= before]
+        if ids:
+            older = f", dead for {format_duration(age)}" if age else ""
+            confirm(f"Delete what is known of {len(ids):,} tasks{older}?", yes=yes)
+        deleted = sum(map(broker.forget, ids))
+    click.echo(json.dumps({"schema": SCHEMA, "deleted": deleted}) if as_json else f"{deleted:,} deleted")
     return ExitCode.OK
 
 
-def _record_of(found: Found) -> Record | None:
-    from poolrt.message import decode_record
-
-    return None if found.record is None else decode_record(found.record)
-
-
-def _call(record: Record, *, trusted: bool, values: bool) -> str:
-    """The call that the record's message asked for; empty where the message is not kept or cannot be read."""
-    from poolrt.hygiene.crash_report import describe_call
-    from poolrt.message import decode_message
-
-    if record.envelope is None:
-        return ""
-    try:
-        return describe_call(decode_message(record.envelope), trusted=trusted, show=values)
-    except DecodingError as error:
-        return f"unreadable: {error}"
-
-
-def _summary(record: Record) -> dict[str, Any]:
-    error = record.error
-    return {
-        "task": record.task, "state": str(record.state), "finished_at": record.finished_at,
-        "error": None if error is None else {"type": error.type, "text": error.text},
-        "attempt": record.attempt, "lost": record.lost,
-    }  # fmt: skip
-
-
-def _details(record: Record) -> dict[str, Any]:
-    import msgspec
-
-    from poolrt.hygiene.crash_report import last_lines, report_of
-
-    report = report_of(record)
-    shown = None
-    if report is not None:
-        output = {name: last_lines(getattr(report, name)) for name in ("stdout", "stderr")}
-        shown = {**msgspec.structs.asdict(report), **output}
-    return {
-        "runtime": record.runtime, "owner": record.owner, "status": record.status, "peak_memory": record.peak_memory,
-        "traceback": record.error.traceback if record.error is not None else "", "stack": record.stack,
-        "report": shown,
-    }  # fmt: skip
-
-
-def _print_list(ended: list[tuple[str, Record | None]]) -> None:
+def _print_list(found: list[Task]) -> None:
     """A line each, however wide the terminal: the ids are there to be copied."""
     from rich.text import Text
 
     from poolrt.cli.pool_view import cell, make_console
 
-    if not ended:
+    if not found:
         click.echo("nothing is dead")
         return
     console = make_console()
-    for task_id, record in ended:
-        if record is not None:
-            when = f"{datetime.fromtimestamp(record.finished_at):%Y-%m-%d %H:%M:%S}"  # noqa: DTZ006  local, as logs are
-            cause = f"{record.error.type}: {record.error.text}" if record.error is not None else ""
-            parts = (cell(when, "dim"), cell(task_id), cell(record.task or "unknown", "cyan"), cell(cause))
-            console.print(Text("  ").join(parts), soft_wrap=True)
-
-
-def _print_facts(first: list[tuple[str, str]], facts: list[Any]) -> None:
-    from rich.text import Text
-
-    from poolrt.cli.pool_view import make_console
-    from poolrt.hygiene.crash_report import Fact
-
-    console = make_console()
-    for fact in (*(Fact(*each) for each in first), *facts):
-        if fact.is_block:
-            console.print(Text(f"{fact.name}", style="bold"))
-            console.print(Text("\n".join(f"  {line}" for line in fact.text.splitlines())), soft_wrap=True)
-        else:
-            console.print(Text(f"{fact.name:<10}", style="dim") + Text(fact.text), soft_wrap=True)
+    for each in found:
+        when = f"{datetime.fromtimestamp(each.since):%Y-%m-%d %H:%M:%S}"  # noqa: DTZ006  local, as logs are
+        error = each.record.error if each.record else None
+        cause = f"{error.type}: {error.text}" if error is not None else each.unreadable
+        parts = (cell(when, "dim"), cell(each.found.id), cell(each.name or "unknown", "cyan"), cell(cause))
+        console.print(Text("  ").join(parts), soft_wrap=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from poolrt.cli.opened_broker import broker_option, opened_broker
-from poolrt.cli.options import CONTEXT, SectionedCommand, SectionedOption, Verbosity, verbose_option
+from poolrt.cli.opened_broker import opened_broker
+from poolrt.cli.options import CONTEXT, SectionedCommand, SectionedOption, Verbosity, json_option, verbose_option
 from poolrt.errors import ControlError, ExitCode, SupervisorNotRunning
 
 if TYPE_CHECKING:
@@ -27,29 +27,28 @@ class LeaksCommand(SectionedCommand):
         ("poolrt leaks", "of the nodes that run on this machine, since each started"),
         ("poolrt leaks -v", "the same, each with its reason and with where it was opened"),
         ("poolrt leaks proj.tasks:app --json", "of all nodes, for a script"),
-        ("poolrt leaks --broker sqlite:///proj.db --forget", "begin to count anew, after a fix"),
+        ("poolrt leaks sqlite:///proj.db --forget", "begin to count anew, after a fix"),
     )
 
 
 @click.command(cls=LeaksCommand, context_settings=CONTEXT)
 @click.argument("app", required=False, metavar="[APP]")
-@broker_option
-@click.option("--json", "as_json", is_flag=True, cls=SectionedOption, section="Output", help="Print one JSON object.")
+@json_option
 @click.option(
     "--forget", is_flag=True, cls=SectionedOption, section="Output", help="Drop what is known, and say how much it was."
 )
 @verbose_option
 @click.pass_context
-def leaks(ctx: click.Context, app: str | None, broker: str | None, *, as_json: bool, forget: bool) -> int:
+def leaks(ctx: click.Context, app: str | None, *, as_json: bool, forget: bool) -> int:
     """Show what tasks left behind, and how often.
 
-    Connections, files, threads, processes, memory and more. With APP, which is module:attribute and is imported, it is
-    read from the app's broker: the sum over all nodes and their children, also those that have ended. Without it the
+    Connections, files, threads, processes, memory and more. With APP, which is module:attribute or its broker's URL, it
+    is read from the broker: the sum over all nodes and their children, also those that have ended. Without it the
     nodes that run on this machine are asked, and their answers summed. Exit code 8: none runs.
     """
     verbosity = ctx.find_object(Verbosity)
-    if app or broker:
-        with opened_broker(app, broker) as opened:
+    if app:
+        with opened_broker(app) as opened:
             if forget:
                 return _forgotten(opened.forget_leaks(), as_json=as_json)
             rows = opened.leaks()

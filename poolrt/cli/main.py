@@ -24,6 +24,9 @@ COMMANDS: Final = {
     "serve": "poolrt.cli.serve:serve",
     "status": "poolrt.cli.status:status",
     "top": "poolrt.cli.top:top",
+    "enqueue": "poolrt.cli.enqueue:enqueue",
+    "task": "poolrt.cli.task:task",
+    "queue": "poolrt.cli.queue:queue",
     "leaks": "poolrt.cli.leaks:leaks",
     "dead": "poolrt.cli.dead:dead",
     "demo": "poolrt.cli.demo.command:demo",
@@ -41,8 +44,15 @@ KNOWN_ELSEWHERE: Final = {
     "events": "top",
     "monitor": "top",
     "watch": "top",
+    "call": "enqueue",
+    "send": "enqueue",
+    "result": "task show",
+    "revoke": "task cancel",
+    "requeue": "dead retry",
+    "purge": "queue purge",
+    "suspend": "queue pause",
 }
-"""What other tools call the same thing: celery worker, rq info, docker ps, celery events."""
+"""What other tools call the same thing: celery worker, rq info, docker ps, celery events, celery call, rq requeue."""
 
 INTERRUPTED: Final = 130
 """128 + SIGINT, as shells and their users expect."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
+
+from poolrt.errors import ExitCode
 
 CONTEXT: Final[dict[str, Any]] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 """Settings of every command's context."""
@@ -48,13 +51,18 @@ class SectionedOption(click.Option):
         self.section = section
         self.default_text = default_text
 
+    @property
+    def flags(self) -> str:
+        """``-c, --concurrency N``; a value that may be left out is written ``--wait[=DURATION]``."""
+        gap = "" if (self.metavar or "[").startswith("[=") else " "
+        return ", ".join(sorted(self.opts, key=len)) + (f"{gap}{self.metavar}" if self.metavar else "")
+
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """``-c, --concurrency N`` and its sentence with ``[POOLRT_CONCURRENCY; default 0]``."""
-        flags = ", ".join(sorted(self.opts, key=len)) + (f" {self.metavar}" if self.metavar else "")
         notes = [str(self.envvar)] if self.envvar else []
         if self.default_text:
             notes.append(f"default {self.default_text}")
-        return flags, f"{self.help}" + (f"  [{'; '.join(notes)}]" if notes else "")
+        return self.flags, f"{self.help}" + (f"  [{'; '.join(notes)}]" if notes else "")
 
 
 class SectionedCommand(click.Command):
@@ -62,6 +70,10 @@ class SectionedCommand(click.Command):
 
     examples: tuple[tuple[str, str], ...] = ()
     """Command lines and what each does."""
+
+    def __init__(self, *args: Any, examples: tuple[tuple[str, str], ...] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples or self.examples
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section a group, in the order in which the options were declared; those of all commands last."""
@@ -81,3 +93,42 @@ class SectionedCommand(click.Command):
                 for line, what in self.examples:
                     formatter.write(f"{'':{formatter.current_indent}}# {what}\n")
                     formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+class SectionedGroup(SectionedCommand, click.Group):
+    """A command that has commands."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, and below them the commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def explain_if_alone(ctx: click.Context) -> int:
+    """What a group does itself: its help on stderr and exit code 2 if no command of it was named."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        return ExitCode.USAGE
+    return ExitCode.OK
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, cls=SectionedOption, section="Output", help="Print one JSON object."
+)
+"""Add ``--json``."""
+yes_option = click.option("--yes", "-y", is_flag=True, cls=SectionedOption, section="Choice", help="Do not ask.")
+"""Add ``--yes``; see ``confirm``."""
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal, unless ``yes``.
+
+    Raises:
+        click.UsageError: nobody is there to be asked.
+        click.Abort: the answer was no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} (nobody is there to be asked: write --yes)")
+    click.confirm(question, abort=True, err=True)

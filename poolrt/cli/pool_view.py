@@ -32,6 +32,8 @@ STYLES = {
     "child-crashed": "red", "child-killed": "red", "child-boot-failed": "red", "task-dead": "bold red",
     "task-failed": "red", "task-cancelled": "cyan", "task-requeued": "yellow", "child-recycled": "cyan",
     "leak-found": "yellow", "warning": "yellow",
+    "reserved": "bold cyan", "started": "bold cyan", "succeeded": "green", "failed": "red", "expired": "yellow",
+    "paused": "yellow",
 }  # fmt: skip
 
 
@@ -106,13 +108,13 @@ def header_lines(status: Mapping[str, Any]) -> list[Text]:
     return [*lines, _line(*((name, f"{count:,}") for name, count in totals.items() if count or name != "refused"))]
 
 
-def queue_line(queue: Mapping[str, Any] | None) -> Text:
+def queue_line(queue: Mapping[str, Any] | None, name: str = "queue") -> Text:
     """How much waits, and for how long."""
     if not queue:
         return _line(("queue", "not known yet"))
     counts = [(name, f"{queue[name]:,}") for name in ("queued", "delayed", "reserved", "dead") if name in queue]
     oldest = queue.get("oldest")
-    return _line(("queue", ""), *counts, ("oldest", "none waits" if oldest is None else seconds(oldest)))
+    return _line((name, ""), *counts, ("oldest", "none waits" if oldest is None else seconds(oldest)))
 
 
 def _line(*pairs: tuple[str, object]) -> Text:
@@ -136,13 +138,17 @@ def size(value: int | None) -> str:
 
 
 class Column(NamedTuple):
-    """A column of the children's table."""
+    """A column of a table that fits into its terminal."""
 
     title: str
     value: Callable[[Mapping[str, Any]], object]
     right: bool = False
     drop: int = 0
     """The lowest goes first on a narrow terminal; 0 always stays."""
+    least: int = 0
+    """What stays of it before other columns are dropped; 0: it is never cut."""
+    cut_end: bool = False
+    """Whether its end is cut, and not its beginning."""
 
 
 COLUMNS = (
@@ -151,7 +157,7 @@ COLUMNS = (
     Column("GEN", lambda child: child.get("generation"), right=True, drop=2),
     Column("STATE", lambda child: child.get("state"), drop=5),
     Column("ACTIVITY", lambda child: child.get("activity"), drop=8),
-    Column("TASK", lambda child: task_name(child.get("task") or "", child.get("task_id") or "")),
+    Column("TASK", lambda child: task_name(child.get("task") or "", child.get("task_id") or ""), least=TASK_LEAST),
     Column("RUNNING", lambda child: seconds(child.get("running_for")), right=True),
     Column("HELD", lambda child: child.get("held"), right=True, drop=3),
     Column("TASKS", lambda child: _of_most(child.get("done"), child.get("max_tasks")), right=True, drop=9),
@@ -160,10 +166,10 @@ COLUMNS = (
     Column("FDS", lambda child: child.get("fds") or "–", right=True, drop=2),
     Column("AGE", lambda child: seconds(child.get("age")), right=True, drop=1),
 )
-
-
-_TASK = next(i for i, column in enumerate(COLUMNS) if column.title == "TASK")
+"""Of the children's table."""
 _GAP = 2
+_ALWAYS = 8
+"""Columns that stay of a text, however narrow the terminal is."""
 
 
 def _of_most(done: int | None, most: int | None) -> str:
@@ -171,35 +177,47 @@ def _of_most(done: int | None, most: int | None) -> str:
 
 
 def children_table(children: Iterable[Mapping[str, Any]], width: int) -> Table:
-    """A row a child; columns that do not fit are dropped, the least telling first, then the task's name is cut."""
-    rows = [[printable(column.value(child)) for column in COLUMNS] for child in children]
-    widths = [max([len(column.title), *(cell_len(row[i]) for row in rows)]) for i, column in enumerate(COLUMNS)]
-    kept = fitting_columns(widths, width)
-    task = _TASK if _TASK in kept else None
-    room = max(width - sum(widths[i] + _GAP for i in kept if i != task), 8)
+    """A row a child."""
+    return fitted_table(COLUMNS, children, width)
+
+
+def fitted_table(columns: Sequence[Column], things: Iterable[Mapping[str, Any]], width: int) -> Table:
+    """A row a thing; columns that do not fit are dropped, the least telling first, then texts are cut."""
+    rows = [[printable(column.value(thing)) for column in columns] for thing in things]
+    widths = [max([len(column.title), *(cell_len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
+    kept = fitting_columns(columns, widths, width)
+    spare = width - sum(_wanted(columns[i], widths[i]) + _GAP for i in kept) + _GAP
     table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="dim", show_edge=False, pad_edge=False)
+    rooms = {}
     for i in kept:
-        table.add_column(COLUMNS[i].title, justify="right" if COLUMNS[i].right else "left", no_wrap=True)
+        table.add_column(columns[i].title, justify="right" if columns[i].right else "left", no_wrap=True)
+        if columns[i].least:
+            least = _wanted(columns[i], widths[i])
+            rooms[i] = min(widths[i], max(least + spare, _ALWAYS))
+            spare -= rooms[i] - least
     for row in rows:
-        table.add_row(*(cell(cut(row[i], room) if i == task else row[i]) for i in kept))
+        table.add_row(*(cell(cut(row[i], rooms[i], end=columns[i].cut_end) if i in rooms else row[i]) for i in kept))
     return table
 
 
-def cut(text: str, room: int) -> str:
-    """The last ``room`` columns of ``text``: a function's name and id tell more than its package."""
+def cut(text: str, room: int, *, end: bool = False) -> str:
+    """The last ``room`` columns of ``text``: a function's name and id tell more than its package; or the first."""
     if cell_len(text) <= room:
         return text
     while text and cell_len(text) >= room:
-        text = text[1:]
-    return "…" + text
+        text = text[:-1] if end else text[1:]
+    return f"{text}…" if end else f"…{text}"
 
 
-def fitting_columns(widths: Sequence[int], width: int) -> list[int]:
-    """The indexes of the columns that fit into ``width`` with at least a readable part of the task."""
-    wanted = [min(natural, TASK_LEAST) if i == _TASK else natural for i, natural in enumerate(widths)]
-    kept = list(range(len(COLUMNS)))
-    for i in sorted((i for i in kept if COLUMNS[i].drop), key=lambda i: COLUMNS[i].drop):
-        if sum(wanted[k] + _GAP for k in kept) <= width:
+def _wanted(column: Column, natural: int) -> int:
+    return min(natural, column.least or natural)
+
+
+def fitting_columns(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:
+    """The indexes of the columns that fit into ``width``, texts with at least a readable part."""
+    kept = list(range(len(columns)))
+    for i in sorted((i for i in kept if columns[i].drop), key=lambda i: columns[i].drop):
+        if sum(_wanted(columns[k], widths[k]) + _GAP for k in kept) - _GAP <= width:
             break
         kept.remove(i)
     return kept

@@ -91,9 +91,8 @@ def _command(name: str, command: click.Command, parent: click.Context, heading: 
 
 
 def _option(option: SectionedOption) -> tuple[str, str, str, str]:
-    flags = ", ".join(sorted(option.opts, key=len)) + (f" {option.metavar}" if option.metavar else "")
     environment = f"`{option.envvar}`" if option.envvar else ""
-    return f"`{flags}`", environment, option.default_text, option.help or ""
+    return f"`{option.flags}`", environment, option.default_text, option.help or ""
 
 
 # ---- the settings table

@@ -25,7 +25,13 @@ NOT_SETTINGS: Final = frozenset(
     }
 )
 """Names that begin as a setting's does, and mean something else."""
-COMPUTED: Final = {"node_name": "APP@HOST", "queues": "all", "leak_policy": "each kind's own", "leak_allow": "nothing"}
+COMPUTED: Final = {
+    "node_name": "APP@HOST",
+    "queues": "all",
+    "exclude_queues": "none",
+    "leak_policy": "each kind's own",
+    "leak_allow": "nothing",
+}
 """What an empty text means: a default that ``service.complete`` makes, or in words."""
 
 
@@ -60,7 +66,7 @@ def setting_option(setting: Setting) -> Callable[[F], F]:
         cls=SectionedOption,
         section=row.group,
         type=click.Choice(row.choices) if row.kind is Kind.CHOICE else str,
-        callback=_check(setting),
+        callback=None if row.choices else _check(setting),
         metavar=f"[{'|'.join(row.choices)}]" if row.choices else row.metavar,
         envvar=setting.env,
         default=None,

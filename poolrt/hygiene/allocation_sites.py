@@ -1,6 +1,6 @@
 """Where one run allocated what it kept: tracemalloc, for that run alone.
 
-Always on it makes allocations two to four times as slow; so it is for one run of a task that is known to keep memory.
+Always on it makes allocations two to four times as slow; so it is for some runs of a task that keeps memory.
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ _OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.
 
 
 class AllocationTrace:
-    """Traces from `start` to `stop`. Nothing is traced, and "" returned, if the application traces already."""
+    """Traces from `start` to `stop`. Nothing is traced, and "" returned, if the application traces already.
 
-    __slots__ = ("_ours",)
+    Attributes:
+        kept: bytes in the places that `stop` returned.
+    """
+
+    __slots__ = ("_ours", "kept")
 
     def __init__(self) -> None:
         self._ours = False
+        self.kept = 0
 
     def start(self) -> None:
         """Trace from now on."""
@@ -54,8 +59,9 @@ class AllocationTrace:
         finally:
             tracemalloc.stop()
         largest = (site for site in snapshot.statistics("traceback") if site.size >= _WORTH_A_LINE)
-        lines = [f"{' < '.join(frames)}: {_size(site)}" for site in largest if (frames := _frames(site))]
-        return "\n".join(lines[:_SITES])
+        places = [(site, frames) for site in largest if (frames := _frames(site))][:_SITES]
+        self.kept = sum(site.size for site, _ in places)
+        return "\n".join(f"{' < '.join(frames)}: {_size(site)}" for site, frames in places)
 
 
 def _frames(site: tracemalloc.Statistic) -> list[str]:

@@ -2,9 +2,10 @@
 
     DescriptorWatch ── births ──▶ Verdicts ── a row of runs, groups that grew, lost peers, a full table ──▶ Findings
 
-Whatever is about to be said, the cycle collector runs first: what it closes did not leak, but was not closed either
-(UNCLOSED). The same is said again when there is as much of it again as was said before; what was said is not counted
-twice.
+Whatever is about to be said, the cycle collector runs first: what it closes did not leak, but was not closed either.
+That is told (UNCLOSED) once it comes from three runs, whatever collection closed it (see `DescriptorWatch.collection`).
+
+The same is said again when there is as much of it again as was said before; what was said is not counted twice.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ _OWN_PATHS_FROM: Final = 512
 """Files with a path each that make a leak of a row of runs: the largest bounds of caches are below."""
 _MOST_READ: Final = 1024
 """Descriptors looked at to name the cause near the limit: 10 ms."""
+_FEW_UNCLOSED: Final = 3
+"""Runs of a task that left to the collector what is told: one or two may be a mishap."""
+_MOST_UNCLOSED: Final = 256
+"""Births of a task that the collector closed and that wait for more of their kind."""
 _CLOSED: Final = 64
 """The last closed ones of a group that are remembered, each by the number of runs when it was seen."""
 
@@ -65,7 +70,13 @@ class Verdicts:
         self._grown: set[tuple[str, str]] = set()
         self._closed: dict[tuple[str, str], deque[int]] = {}
         self._said: dict[Key, tuple[int, int]] = {}
-        self._unclosed: Counter[Key] = Counter()
+        self.collected: deque[Birth] = deque()
+        """What collections closed and `of_collected` has not seen; any thread may add to it."""
+        self._unclosed: dict[str, dict[Birth, None]] = {}
+        """The same by task, until there is enough of one name."""
+        self._untold: Counter[Key] = Counter()
+        """How much there was enough of, and is as much again as was told before only later."""
+        self._judge_unclosed_at: dict[str, int] = {}
         self._gone: dict[int, float] = {}
         self._said_gone: set[int] = set()
 
@@ -107,7 +118,8 @@ class Verdicts:
         more = f" ({len(which)} in all)" if len(which) > left else ""
         rest = len(dead) - len(which)
         others = f" and {rest} other{'s' if rest > 1 else ''}" if rest else ""
-        reason = f"leak: {left} of {runs} runs of {task} left {phrase(kind, what)}{more}{others} open"
+        named = f"{phrase(kind, what)}{more}{others}"
+        reason = f"leak: {left} of {runs} runs of {task} left {named} open{_lost(dead, which)}"
         return found + self._say_births((leak_kind(kind, what), task, what), which, reason)
 
     def of_groups(self) -> list[Finding]:
@@ -141,8 +153,10 @@ class Verdicts:
         runs = self._runs_since(key)
         left = len({born.run for born, _ in dead})
         more = f" ({len(dead)} in all)" if len(dead) > left else ""
-        reason = f"leak: {left} of {runs} runs of {task} left {phrase(kind, what)}{more} open, not used since"
-        return self._say_births(key, [born for born, _ in dead], reason)
+        which = [born for born, _ in dead]
+        named = f"{phrase(kind, what)}{more}"
+        reason = f"leak: {left} of {runs} runs of {task} left {named} open, not used since{_lost(dead, which)}"
+        return self._say_births(key, which, reason)
 
     def of_lost_peers(self) -> list[Finding]:
         """Which connections were closed by their peers a minute ago and are still open here."""
@@ -168,6 +182,54 @@ class Verdicts:
                 self._said_gone.update(seen.inode for _, seen in open_now)
             found += told
         return found
+
+    def note_collected(self, low: int, high: int) -> None:
+        """A collection has just ended: all below ``high`` were in use when it began, and ``low`` is free now."""
+        self.note_left([born for born in list(self.known.values()) if born and low <= born.seen.fd < high])
+
+    def note_left(self, births: list[Birth]) -> None:
+        """A collection has just ended before which these were open."""
+        self.collected += _closed(births, self._scan([born.seen.fd for born in births]))
+
+    def of_collected(self) -> list[Finding]:
+        """What tasks have left to the collector, as far as it is enough to be told."""
+        tasks = set()
+        while self.collected:
+            born = self.collected.popleft()
+            self._free(born)
+            if not born.said:
+                self._unclosed.setdefault(born.task, {})[born] = None
+                tasks.add(born.task)
+        return [finding for task in sorted(tasks) for finding in self._of_unclosed(task)]
+
+    def _of_unclosed(self, task: str) -> list[Finding]:
+        waiting = self._unclosed[task]
+        if len(waiting) < self._judge_unclosed_at.get(task, _FEW_UNCLOSED):
+            return []
+        kind, what, which = most([(born, born.seen) for born in waiting])
+        if len({born.run for born in which}) < _FEW_UNCLOSED:
+            self._unclosed[task] = dict.fromkeys(list(waiting)[-_MOST_UNCLOSED:])
+            self._judge_unclosed_at[task] = min(_MOST_UNCLOSED, len(waiting) * 3 // 2)
+            return []
+        members = set(which)
+        self._unclosed[task] = {born: None for born in waiting if born not in members}
+        self._judge_unclosed_at[task] = _FEW_UNCLOSED
+        key = LeakKind.UNCLOSED, task, what
+        self._untold[key] += len(which)
+        reason = f"{self._untold[key]} times {phrase(kind, what)} of {task} was closed only by the garbage collector"
+        found = self._say(*key, self._untold[key], reason)
+        if found:
+            del self._untold[key]
+        return found
+
+    def _free(self, born: Birth) -> None:
+        """Its number is free, or another's."""
+        fd = born.seen.fd
+        known = self.known.get(fd)
+        if known and known.seen == born.seen:
+            del self.known[fd]
+            if self._scan([fd]):
+                self.known[fd] = None
 
     def collect(self) -> list[Finding]:
         """Let the collector close what it can before the limit is judged."""
@@ -230,22 +292,8 @@ class Verdicts:
         self._collect()
         births = [born for born, _ in pairs]
         open_now = self._still_open(births)
-        still = {born.seen.fd for born, _ in open_now}
-        by_task: dict[str, list[Pair]] = {}
-        for born, seen in pairs:
-            if born.seen.fd not in still:
-                by_task.setdefault(born.task, []).append((born, seen))
-        found = []
-        for task, closed in by_task.items():
-            kind, what, which = most(closed)
-            self._unclosed[LeakKind.UNCLOSED, task, what] += len(which)
-            count = self._unclosed[LeakKind.UNCLOSED, task, what]
-            reason = f"{count} times {phrase(kind, what)} of {task} was closed only by the garbage collector"
-            told = self._say(LeakKind.UNCLOSED, task, what, count, reason)
-            if told:
-                del self._unclosed[LeakKind.UNCLOSED, task, what]
-            found += told
-        return found, open_now
+        self.collected += _closed(births, [seen for _, seen in open_now])
+        return self.of_collected(), open_now
 
     # ---- what was said
 
@@ -273,3 +321,15 @@ class Verdicts:
 
     def _mark(self, births: list[Birth]) -> None:
         self.known.update({born.seen.fd: born._replace(said=True) for born in births})
+
+
+def _closed(births: Iterable[Birth], open_now: list[Descriptor]) -> list[Birth]:
+    inodes = {each.fd: each.inode for each in open_now}
+    return [born for born in births if inodes.get(born.seen.fd) != born.seen.inode]
+
+
+def _lost(pairs: list[Pair], which: list[Birth]) -> str:
+    """How many of these the peer has closed: such a leak is one of connections and in CLOSE_WAIT."""
+    members = set(which)
+    gone = sum(seen.peer_gone for born, seen in pairs if born in members)
+    return f"; the peer has closed {gone} of them (CLOSE_WAIT)" if gone else ""

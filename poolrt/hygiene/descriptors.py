@@ -26,18 +26,21 @@ How the growth of a run is seen:
   descriptors are counted after at most 64 runs (sooner when few are free); and once there are more than ever, and more
   than the numbers showed, after each run for a while (2 ms of counting): until the task is known.
 
-What only the cycle collector would close is no leak: it runs before any rule speaks, and what it closes is told.
+What only the cycle collector would close is no leak: it runs before any rule speaks, and what it closes is told. So it
+is where a collection of another cause closes it (`collection`, to be put into gc.callbacks): the numbers in use before
+and after it are compared. What a collection right after a run closes is that run's (`left_by`, `collected`).
 """
 
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+from poolrt.hygiene.births import Birth, birth
 from poolrt.hygiene.descriptor_verdicts import Verdicts
 from poolrt.hygiene.findings import Finding
-from poolrt.posix.descriptors import Descriptor, open_count
+from poolrt.posix.descriptors import Descriptor, lowest_free, open_count
 
 RUNS_IN_A_ROW: Final = 30
 """Runs that must each leave a descriptor: a pool that serves one task at a time has stopped growing by then."""
@@ -50,6 +53,9 @@ _COUNTED_RUNS: Final = 512
 """Runs that are counted each after a hidden growth, so that a task that is one in hundreds runs again meanwhile."""
 _COUNTING_SECONDS: Final = 0.002
 """What they may cost in all: 15 to 800 us each where the kernel has to list them."""
+_CLOSELY: Final = 64
+"""Runs that want to be looked at each after `missed` has met something new; the next time twice as many."""
+_MOST_CLOSELY: Final = 1 << 20
 _HELD_MEANWHILE: Final = 16
 """Descriptors that a run may have had open below a hidden one, and closed."""
 _JUDGE_EVERY: Final = 100
@@ -85,9 +91,9 @@ class DescriptorWatch:
     """
 
     __slots__ = (
-        "_clock", "_count", "_counted_at", "_counted_runs", "_every", "_judge_at", "_known", "_largest", "_left",
-        "_limit", "_lowest", "_most", "_open_count", "_patience", "_pause", "_peers_at", "_quiet_up_to", "_ran",
-        "_rows", "_runs_unjudged", "_scan", "_surveyed", "_verdicts",
+        "_clock", "_closely", "_count", "_counted_at", "_counted_runs", "_every", "_judge_at", "_known", "_largest",
+        "_left", "_limit", "_lowest", "_lowest_before", "_most", "_next_closely", "_open_count", "_patience",
+        "_pause", "_peers_at", "_quiet_up_to", "_ran", "_rows", "_runs_unjudged", "_scan", "_surveyed", "_verdicts",
     )  # fmt: skip
 
     def __init__(
@@ -101,7 +107,7 @@ class DescriptorWatch:
         collect: Callable[[], object] = gc.collect,
     ) -> None:
         self._limit = limit
-        self._lowest = lowest
+        self._lowest = self._lowest_before = lowest
         self._scan = scan
         self._clock = clock
         self._open_count = count
@@ -116,6 +122,9 @@ class DescriptorWatch:
         self._quiet_up_to = 0
         self._every = 1
         self._pause = self._left = 0
+        self._closely = 0
+        """Runs that are still to be looked at each."""
+        self._next_closely = _CLOSELY
         self._counted_runs = 0
         self._runs_unjudged = 0
         now = clock()
@@ -129,16 +138,65 @@ class DescriptorWatch:
         """
         ran = self._ran
         ran[task] = ran.get(task, 0) + 1
+        if self._closely:
+            self._closely -= 1
         if lowest == self._lowest and self._left and task not in self._rows:
             self._left -= 1
             return None
         return self._look(task, lowest) or None
 
+    def collection(self, phase: str, info: Mapping[str, int]) -> None:
+        """A collection begins or ends, in any thread: for gc.callbacks. About 1 us, 2 if it found garbage."""
+        if phase == "start":
+            self._lowest_before = lowest_free()
+        elif info["collected"] and (lowest := lowest_free()) < self._lowest_before:
+            self._verdicts.note_collected(lowest, self._lowest_before)
+
+    def left_by(self, task: str, lowest: int) -> list[Birth]:
+        """What the run of ``task`` that just ended, and that `after` is not told of yet, has left as far as is seen.
+
+        For a collection right after the run; then call `collected`.
+        """
+        new = [fd for fd in range(self._lowest, lowest) if fd not in self._known]
+        run, now = self._ran.get(task, 0) + 1, self._clock()
+        return [birth(task, run, now, each) for each in (self._scan(new) if new else ())]
+
+    def collected(self, left: list[Birth]) -> None:
+        """The collection is over; the next call of `after` tells what follows of what it closed."""
+        self._verdicts.note_left(left)
+        if self._verdicts.collected:
+            self._left = 0
+
+    def missed(self, tasks: Sequence[str], lowest: int) -> None:
+        """Take note of runs of these tasks after which nobody looked, with the lowest free number now.
+
+        What is new since may be any of theirs, and is nobody's; so for a while each run wants to be looked at.
+        """
+        for task in tasks:
+            self._ran[task] = self._ran.get(task, 0) + 1
+            if self._rows:
+                self._rows.pop(task, None)
+        self._left = max(0, self._left - len(tasks))
+        if lowest == self._lowest:
+            return
+        before, self._lowest = self._lowest, lowest
+        self._verdicts.forget(lowest)
+        if new := [fd for fd in range(before, lowest) if fd not in self._known]:
+            self._known.update(dict.fromkeys(new))
+            self._count += len(new)
+            self._left, self._closely = 0, self._next_closely
+            self._next_closely = min(2 * self._next_closely, _MOST_CLOSELY)
+
+    @property
+    def wants_each(self) -> bool:
+        """Whether `after` is to be called after each of the next runs, lest something new have no name."""
+        return self._closely > 0 or not self._pause
+
     def _look(self, task: str, lowest: int) -> list[Finding]:
         before, self._lowest = self._lowest, lowest
         new = [fd for fd in range(before, lowest) if fd not in self._known]
         self._verdicts.forget(lowest)
-        found: list[Finding] = []
+        found = self._verdicts.of_collected() if self._verdicts.collected else []
         # One new number is this run's. Of several, some may be what other runs had hidden above it: then count.
         if self._left and len(new) < 2:
             grew = self._note(task, new, lowest - before)

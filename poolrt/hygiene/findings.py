@@ -129,6 +129,11 @@ class Policies:
             own.get(kind, Action.IGNORE) is not Action.IGNORE for own in self._of_task.values()
         )
 
+    def fails(self, task: str) -> frozenset[LeakKind]:
+        """The kinds of which a finding fails the run of this task that was caught."""
+        actions = self._actions | self._of_task.get(task, {})
+        return frozenset(kind for kind, action in actions.items() if action is Action.FAIL)
+
     @property
     def may_fail(self) -> bool:
         """Whether any finding may make a run fail."""

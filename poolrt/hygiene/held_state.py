@@ -7,8 +7,9 @@ or reported:
   Django's ``setup()`` set variables, ``PATH``, ``sys.path``, root handlers, a locale or a decimal context then, once,
   and need them later. What is `Held.lenient` is kept then, and not reported. (Of the environment: what is new, or
   prolongs what was there, as cv2 does ``LD_LIBRARY_PATH``. What is changed to something else or removed is put back.)
-- What is *added* (a variable, an entry of sys.path, a handler of the root logger) is kept, until ``FEW`` runs of one
-  task have each added some: then all that it added is taken back. Libraries add once: ``os.environ.setdefault``.
+- What is *added* without an import (a variable, an entry of sys.path, a handler of the root logger) is kept at first:
+  libraries add once, ``os.environ.setdefault``, and rely on it. Told and taken back is a variable when it is given
+  another value, and all that a task has added when ``SEVERAL`` of its runs have; from then on each time.
 - A debugger's or coverage's trace function stays: it was attached on purpose.
 
 Values of variables are never shown: they may be secret.
@@ -27,13 +28,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from poolrt.hygiene.leftovers import FEW, without_numbers
 from poolrt.posix.signals import signal_name
 
-_OFTEN_SET: Final = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGCHLD", "SIGALRM", "SIGPIPE")
+_CHANGES: Final = object()
+"""What no value equals."""
+SEVERAL: Final = 3
+"""Runs of one task that each added something: a first use is one run, or two."""
 _NOT_OURS: Final = {signal.SIGKILL, signal.SIGSTOP, signal.SIGUSR1, signal.SIGUSR2}
 """Two that nobody handles, and two that `child.audit` looks after."""
 _DEBUGGERS: Final = ("bdb", "pdb", "debugpy", "pydevd", "_pydevd", "coverage", "trace")
@@ -87,29 +91,42 @@ class Held:
 
 
 class Additions:
-    """What each task has added, run by run."""
+    """What runs added, each under a key and with its value, and when it is a leak."""
 
     def __init__(self) -> None:
         self._of: dict[str, tuple[int, list[Any]]] = {}
+        """Of each task (and of runs of several, which have no name): how many runs added, and what is kept of it."""
+        self._values: dict[Any, Any] = {}
+        """Of each key that is kept; ``_CHANGES`` of one that was seen with two values."""
 
-    def of_a_leak(self, run: Run, things: Iterable[Any]) -> list[Any]:
-        """What is to be taken back now: nothing, or all that this task has added."""
-        if not run.task:
-            return []
-        runs, added = self._of.get(run.task, (0, []))
-        runs, added = runs + 1, [*added, *things]
-        leak = runs >= FEW
-        self._of[run.task] = (runs, [] if leak else added)
-        return added if leak else []
+    def leaked(self, task: str, added: Mapping[Any, Any]) -> list[Any]:
+        """The keys that are to be taken back now that a run has added these."""
+        changing = [key for key, value in added.items() if self._values.get(key, value) != value]
+        self._values |= dict.fromkeys(changing, _CHANGES)
+        new = [key for key in added if key not in self._values]
+        self._values |= {key: added[key] for key in new}
+        if not new:
+            return changing
+        runs, kept = self._of.get(task, (0, []))
+        runs, kept = runs + 1, [*kept, *new]
+        if runs < (SEVERAL if task else FEW):
+            self._of[task] = (runs, kept)
+            return changing
+        self._of[task] = (runs, [])
+        back = [key for key in kept if self._values[key] is not _CHANGES]
+        for key in back:
+            del self._values[key]
+        return [*changing, *back]
 
 
 class Environment(Held):
-    """``os.environ``. It is read where Python keeps it, as bytes: a comparison with a copy costs 0.5 us."""
+    """``os.environ``. It is read where Python keeps it, as bytes: a comparison with a copy costs 0.3 us."""
 
     def __init__(self) -> None:
         self._environ = os.environ
         self._data: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001  see above
-        self._first = dict(self._data)
+        self._owned = dict(self._data)
+        """What was there at first, and what imports set."""
         self._additions = Additions()
         super().__init__("environ", lambda: self._data, self._put_back)
 
@@ -119,21 +136,23 @@ class Environment(Held):
 
     def settle(self, old: dict[bytes, bytes], new: dict[bytes, bytes], run: Run) -> list[str]:
         """See `Held`, and the module."""
-        changed = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
-        back, added = [], []
-        for name in changed:
+        back: dict[bytes, bytes | None] = {}
+        added: dict[bytes, bytes] = {}
+        for name in old.keys() | new.keys():
             was, now = old.get(name), new.get(name)
-            if run.imported and now is not None and (was is None or was in now):
+            if was == now:
                 continue
-            if name in self._first:
-                back.append(name)
+            if run.imported and now is not None and (was is None or was in now):
+                self._owned[name] = now
+            elif name in self._owned:
+                back[name] = self._owned[name]
             elif now is not None:
-                added.append(name)
-        leaked = self._additions.of_a_leak(run, added) if added else []
-        self._put_back({name: old[name] for name in back} | dict.fromkeys(leaked))
-        return sorted({f"{self.what} {without_numbers(os.fsdecode(name))}" for name in (*back, *leaked)})
+                added[name] = now
+        back |= dict.fromkeys(self._additions.leaked(run.task, added))
+        self._put_back(back)
+        return sorted({f"{self.what} {without_numbers(os.fsdecode(name))}" for name in back})
 
-    def _put_back(self, values: dict[bytes, bytes | None]) -> None:
+    def _put_back(self, values: Mapping[bytes, bytes | None]) -> None:
         for name, value in values.items():
             if value is None:
                 self._environ.pop(os.fsdecode(name), None)
@@ -162,12 +181,31 @@ class Growing(Held):
             return []
         added = [entry for entry in new if entry not in old]
         if extended and len(new) == len(old) + len(added):
-            leaked = self._additions.of_a_leak(run, added)
+            leaked = self._additions.leaked(run.task, dict.fromkeys(added))
             if leaked:
                 self.restore([entry for entry in new if entry not in leaked])
             return [self.what] if leaked else []
         self.restore(old)
         return [self.what]
+
+
+class Handlers(Held):
+    """Handlers of signals. Their names are made only for what has changed."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = numbers
+        super().__init__("signal handlers", lambda: [*map(_signal.getsignal, numbers)], _nothing)
+
+    def settle(self, old: list[Any], new: list[Any], run: Run) -> list[str]:
+        """See `Held`."""
+        changed = {number: was for number, was, now in zip(self._numbers, old, new, strict=True) if was is not now}
+        for number, handler in changed.items():
+            if handler is not None:
+                _signal.signal(number, handler)
+        names = [f"signal {signal_name(number)}" for number in changed]
+        if None in changed.values():
+            raise RuntimeError(f"C code had set a handler of {' or '.join(names)}")
+        return names
 
 
 class WorkingDirectory(Held):
@@ -192,63 +230,51 @@ class Traced(Held):
 
 
 def often_changed() -> list[Held]:
-    """What is looked at each time: what tasks and libraries were seen to change, and what costs no more than 1 us."""
-    # umask, mask and wake-up descriptor are set to the baseline to be read: a change of them is undone in one step, and
-    # never is there a moment in which another thread would see a third value.
+    """What tasks and libraries change most, and what costs least: 2 us."""
     umask = os.umask(0o077)
     os.umask(umask)
-    mask = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
     held = [
         _cwd(),
-        Held("umask", functools.partial(os.umask, umask), _nothing),
-        Held("signal mask", functools.partial(_signal.pthread_sigmask, signal.SIG_SETMASK, mask), _nothing),
-        _alarm(),
-        _wakeup(),
-        Held("locale", functools.partial(_locale.setlocale, _locale.LC_ALL), _set_locale, lenient=True),
+        Held("umask", lambda: os.umask(umask), _nothing),  # see rarely_changed
         Held("socket default timeout", socket.getdefaulttimeout, socket.setdefaulttimeout, lenient=True),
         Environment(),
-        Held("environ", lambda: id(os.environ), functools.partial(_set_environ, os.environ)),
+        Held("environ", lambda: os.environ, functools.partial(setattr, os, "environ")),
         Growing("sys.path", lambda: sys.path, _set_path),
         Growing("a handler of logger root", lambda: logging.root.handlers, _set_root_handlers),
         Held("level of logger root", _levels, _set_levels, lenient=True),
-        Held("decimal context", _decimal, _set_decimal, lenient=True),
         Held("garbage collector", gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
-        Held("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit, lenient=True),
-        *_stream("stdout"),
-        *_stream("stderr"),
+        Held("sys.stdout", lambda: sys.stdout, functools.partial(setattr, sys, "stdout"), lenient=True),
+        Held("sys.stderr", lambda: sys.stderr, functools.partial(setattr, sys, "stderr"), lenient=True),
+        _closed("sys.stdout", sys.stdout),
+        _closed("sys.stderr", sys.stderr),
         Traced("trace function", sys.gettrace, sys.settrace),
         Traced("profile function", sys.getprofile, sys.setprofile),
         Held("running asyncio loop", asyncio._get_running_loop, asyncio._set_running_loop),  # noqa: SLF001  public names run a check first
-        *(_handler(getattr(signal, name)) for name in _OFTEN_SET),
     ]
     return [each for each in held if each is not None]
 
 
 def rarely_changed() -> list[Held]:
-    """Handlers of the other signals: 50 of them, 4 us."""
-    others = signal.valid_signals() - _NOT_OURS - {getattr(signal, name) for name in _OFTEN_SET}
-    return [_handler(number) for number in sorted(others)]
+    """What costs more, or is seldom changed: 3 us.
 
-
-def _handler(number: int) -> Held:
-    def restore(handler: Any) -> None:
-        if handler is None:
-            raise RuntimeError("its handler was set by C code")
-        _signal.signal(number, handler)
-
-    return Held(f"signal {signal_name(number)}", functools.partial(_signal.getsignal, number), restore)
-
-
-def _stream(name: str) -> list[Held]:
-    stream = getattr(sys, name)
-
-    def is_closed() -> object:
-        return getattr(stream, "closed", False)
-
-    return [
-        Held(f"sys.{name}", lambda: getattr(sys, name), lambda old: setattr(sys, name, old), lenient=True),
-        Held(f"closed sys.{name}", is_closed, _cannot),
+    Mask, wake-up descriptor and umask are set to the baseline to be read: a change of them is undone in one step, and
+    never is there a moment in which another thread would see a third value.
+    """
+    mask = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    held = [
+        Held("signal mask", lambda: _signal.pthread_sigmask(signal.SIG_SETMASK, mask), _nothing),
+        Handlers(sorted(_signal.valid_signals() - _NOT_OURS)),
+        _alarm(),
+        _wakeup(),
+        Held("locale", lambda: _locale.setlocale(_locale.LC_ALL), _set_locale, lenient=True),
+        Held("decimal context", _decimal, _set_decimal, lenient=True),
+        Held("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit, lenient=True),
     ]
+    return [each for each in held if each is not None]
+
+
+def _closed(name: str, stream: Any) -> Held | None:
+    return Held(f"closed {name}", lambda: stream.closed, _cannot) if hasattr(stream, "closed") else None
 
 
 def _wakeup() -> Held | None:
@@ -284,8 +310,7 @@ def _folder() -> tuple[int, int]:
 
 
 def _levels() -> tuple[int, int]:
-    root = logging.root
-    return root.level, root.manager.disable
+    return logging.root.level, logging.root.manager.disable
 
 
 def _set_levels(levels: tuple[int, int]) -> None:
@@ -303,10 +328,6 @@ def _set_path(path: list[str]) -> None:
         current[:] = path  # others hold this very list
     else:
         sys.path = list(path)
-
-
-def _set_environ(environ: os._Environ[str], _: int) -> None:
-    os.environ = environ  # noqa: B003  a task has put another object there
 
 
 def _set_locale(names: str) -> None:

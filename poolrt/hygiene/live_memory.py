@@ -7,7 +7,8 @@ Never by the resident size: a leak fills pages that an innocent task's peak has 
 leaker had 0.0 KiB a run, the innocent one 176). A full collection at both ends, since garbage is no leak and Python's
 free lists move blocks from one task to another; it is cheap where what was imported is frozen (gc.freeze).
 
-Before a task that was found out is reported, its next run is traced, once, for where it allocates.
+Before a task that was found out is reported, its next runs are traced for where they allocate, until one has kept
+something, for a second at most.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SHARE: Final = 0.01
 """Of the time that this task takes, or tasks on average, that sampling may cost."""
 _LEAST_NS: Final = 100
 """What it may cost a run however short."""
-_SUSPECT: Final = 3
+_SUSPECT: Final = 4
 """So much more for a task that seems to keep memory."""
 _HEAD_START_NS: Final = 4_000_000
 """What a child may spend beyond that, so that there are samples before it has run thousands of tasks."""
@@ -42,6 +43,10 @@ _SOON: Final = 8
 """Runs between two samples of a task, while there is something to spend."""
 _TRACED_BELOW_NS: Final = 100_000_000
 """Longer runs are not traced: they would meet their time limits."""
+_TRACED_RUNS: Final = 200
+"""At most: of a leak in one run of fifty one is among them, but for one time in fifty."""
+_TRACING_NS: Final = 1_000_000_000
+"""What traced runs may take in all, their samples included."""
 
 
 class _Sampling:
@@ -57,6 +62,27 @@ class _Sampling:
         self.traced = False
 
 
+class _Pursuit:
+    """A task that was found out and not reported yet: its runs are traced until one keeps something."""
+
+    __slots__ = ("keeper", "kept", "left", "runs", "stack")
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.runs = _TRACED_RUNS
+        self.left = _TRACING_NS
+        self.kept = 0
+        self.stack = ""
+
+    def note(self, kept: int, stack: str, took: int) -> bool:
+        """A run was traced, and it took so many nanoseconds; whether that is enough."""
+        self.runs -= 1
+        self.left -= took
+        if kept > self.kept:
+            self.kept, self.stack = kept, stack
+        return 2 * self.kept >= self.keeper.size or self.runs <= 0 or self.left <= 0
+
+
 class LiveMemory:
     """Samples the live bytes of one process around runs of its tasks.
 
@@ -67,7 +93,7 @@ class LiveMemory:
         ceiling: max_memory_per_child, for the text of findings; 0 for none.
         resident: the process's resident bytes, for the same; read for a finding only.
         traces: whether a run of a task that was found out may be traced.
-        settle: called before the first collection of a sample: finalizers may hang or crash.
+        settle: called before the collections of a sample: finalizers may hang or crash.
         collect, read, clock: a full collection, live bytes, monotonic nanoseconds.
     """
 
@@ -95,8 +121,7 @@ class LiveMemory:
         self._time = self._runs = 0
         """Nanoseconds and runs, of all tasks, as the samples tell."""
         self._live = self._began = self._spent = 0
-        self._found: dict[str, Keeper] = {}
-        """Found out, and not reported yet: their next run is to be traced."""
+        self._found: dict[str, _Pursuit] = {}
         self._trace: AllocationTrace | None = None
 
     def due(self, task: str) -> bool:
@@ -113,24 +138,23 @@ class LiveMemory:
         if self._trace is not None:  # its run has not come to its end
             self._trace.stop()
             self._trace = None
+        self._live = self._read()
         if task in self._found:
             self._trace = AllocationTrace()
             self._trace.start()
-        self._live = self._read()
         self._began = self._clock()
         self._spent = self._began - started
 
-    def after(self, task: str, own: int = 0) -> list[Finding]:
+    def after(self, task: str, runtime: int, own: int = 0) -> list[Finding]:
         """Read what is in use, right after the run that followed ``before``.
 
         Args:
+            runtime: of the run, in nanoseconds.
             own: bytes that the runtime allocated meanwhile and keeps: the run's outcome.
         """
         ended = self._clock()
-        if self._trace is not None:
-            stack, self._trace = self._trace.stop(), None
-            self._pace(task, ended)
-            return [self._finding(self._found.pop(task), stack)]
+        self._settle()
+        found = self._traced(task) if self._trace is not None else []
         self._collect()
         live = self._read() - own
         sampling = self._samplings.setdefault(task, _Sampling())
@@ -138,13 +162,13 @@ class LiveMemory:
         if self._ledger.note(task, sampling.every, self._live, live, self._gap(task)):
             keepers = self._ledger.judge()
             self._spare = max(self._spare, self._ledger.unexplained() * _A_MIB_BUYS_NS >> 20)
-        self._pace(task, ended)
-        return [finding for keeper in keepers if (finding := self._report(keeper)) is not None]
+        self._pace(task, runtime, ended)
+        return found + [finding for keeper in keepers if (finding := self._report(keeper)) is not None]
 
     def leaving(self) -> list[Finding]:
         """What was found and is not reported yet, when the process leaves."""
         found, self._found = self._found, {}
-        return [self._finding(keeper) for keeper in found.values()]
+        return [self._finding(each.keeper, each.stack) for each in found.values()]
 
     def culprit(self) -> str:
         """Who kept most so far, for a process that is at its ceiling: a hint, no proof; "" if nobody stands out."""
@@ -157,10 +181,10 @@ class LiveMemory:
         ran = {task: then.get(task, 0) - left - (task == sampled) for task, left in self._left.items()}
         return {task: runs for task, runs in ran.items() if runs}
 
-    def _pace(self, task: str, ended: int) -> None:
+    def _pace(self, task: str, runtime: int, ended: int) -> None:
         """When this task is sampled next: so seldom that it may cost what it does, or soon while some is spare."""
         sampling = self._samplings[task]
-        sampling.runtime = _median(sampling.runtime, ended - self._began)
+        sampling.runtime = _median(sampling.runtime, runtime)
         sampling.samples += 1
         self._cost = _median(self._cost, self._spent + self._clock() - ended)
         self._time += sampling.runtime * sampling.every
@@ -174,16 +198,27 @@ class LiveMemory:
             self._spare -= self._cost
             every = soon
         # At random, or tasks that come in turn would be sampled with the same neighbours for ever.
-        sampling.every = random.randint(every - every // 2, every + every // 2)
+        sampling.every = 1 if task in self._found else random.randint(every - every // 2, every + every // 2)
         self._left[task] = self._left_then[task] = sampling.every - 1
 
+    def _traced(self, task: str) -> list[Finding]:
+        """The trace of this run is over; the finding, if it was the last one needed."""
+        trace, self._trace = self._trace, None
+        if trace is None:
+            return []
+        pursuit = self._found[task]
+        stack = trace.stop()
+        if not pursuit.note(trace.kept, stack, self._clock() - self._began):
+            return []
+        return [self._finding(self._found.pop(task).keeper, pursuit.stack)]
+
     def _report(self, keeper: Keeper) -> Finding | None:
-        """The finding, or None if a run is traced first."""
+        """The finding, or None if runs are traced first."""
         sampling = self._samplings[keeper.task]
         if not self._traces or sampling.traced or sampling.runtime > _TRACED_BELOW_NS:
             return self._finding(keeper)
         sampling.traced = True
-        self._found[keeper.task] = keeper
+        self._found[keeper.task] = _Pursuit(keeper)
         self._left[keeper.task] = self._left_then[keeper.task] = 0
         return None
 

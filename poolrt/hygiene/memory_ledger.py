@@ -7,29 +7,35 @@
 A task is named when at four judgments in a row, 16 samples apart, all of this holds, over all laps but the oldest, in
 which everything warms up:
 
-1. **It matters.** Mean x runs is 24 MiB, after 200 runs or more, or 1 MiB after 1,250 or more. The common bounds of
-   caches (128, lru_cache's own, and 1,000 or 1,024) are below those runs: such a cache is full before, or smaller.
-2. **It is no accident.** At least 3 of 16 samples kept something, and it is 1 KiB a run without the largest of them.
-3. **It goes on.** The newer half of the laps kept as much a run as the older half, less a tenth: a cache with random
-   keys slows down.
+1. **It matters.** Mean x runs is 24 MiB, after 200 runs or more, or 12 MiB after 1,250, or 1 MiB after 1,250 that kept
+   something. The common bounds of caches (128, lru_cache's own, and 1,000 or 1,024) are below: such a cache is full
+   before, or smaller. Where few runs keep something, at least 140 did.
+2. **It is no accident.** At least 3 of 16 samples kept something, and it is 1 KiB a run: without the largest one, or
+   by samples and gaps together, where these tell of growth beyond chance.
+3. **It goes on.** The newer half of the laps kept as much a run as the older half, less a tenth, by samples and gaps: a
+   cache with random keys slows down.
 4. **It stays.** Between samples the process grows with the runs of this task, beyond chance and by half as much or
    more: it does not where a run fills a buffer, and another empties it when nobody looks.
 5. **Nobody takes it away.** Tasks that free what others left free less than half of it.
 
-What is left: a cache of thousands of different entries that fills evenly beyond 24 MiB is named while it fills.
+With whose runs the process grows between samples is sampled more often: of a leak in one run of fifty the samples show
+little, and the gaps, which see all runs, tell early whom to look at.
+
+What is left: a cache that fills evenly beyond 12 MiB, and for more than 1,250 runs, is named while it fills.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from poolrt.hygiene.slope import Slope
+from poolrt.hygiene.slope import UNKNOWN, Estimate, Slope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ENOUGH: Final = ((24 << 20, 200), (1 << 20, 1250))
-"""Pairs of bytes and runs."""
+_ENOUGH: Final = ((24 << 20, 200, 140), (12 << 20, 1250, 140), (1 << 20, 1250, 1250))
+"""Bytes, runs, and runs that kept something."""
 _LEAST_A_RUN: Final = 1024
 """Bytes; what malloc's thread caches move from one task to another is less, in the mean."""
 _SAMPLES: Final = 16
@@ -42,16 +48,20 @@ _TAKEN_AWAY: Final = 0.5
 _SURE: Final = 4.0
 """Standard errors."""
 _MOST_SEEN: Final = 3
-"""Where one run in three is a sample, the samples are sure by themselves."""
+"""Where one run in three is a sample, gaps are too short to tell: the process must have grown as the samples say."""
 _HINT: Final = 1.0
+_SEVERAL: Final = 1.2
+"""Standard errors of a mean beyond which it is not by one sample alone."""
+_SUSPICIOUS: Final = 2.0
 _JUDGE_EVERY: Final = 16
 """Samples."""
 _AGREE: Final = 4
 """Judgments in a row."""
 _LAPS: Final = 8
 _LAP: Final = 16
-"""Samples of a lap at first; it doubles whenever there are eight laps, up to 256."""
-_LONGEST_LAP: Final = 256
+"""Samples of a lap at first; it doubles whenever there are eight laps."""
+_LONGEST_LAP: Final = 1024
+"""All laps must hold 140 leftovers of one run in fifty, where each third run is a sample."""
 
 
 class Keeper(NamedTuple):
@@ -65,6 +75,8 @@ class Keeper(NamedTuple):
     samples: int
     keeping: int
     """Samples that kept something."""
+    size: int
+    """Bytes that such a sample kept, on average."""
 
     @property
     def kept(self) -> int:
@@ -75,28 +87,33 @@ class Keeper(NamedTuple):
 class _Tally:
     """The samples of one task in one lap, and the gaps in which it ran."""
 
-    __slots__ = ("keeping", "kept", "most", "runs", "samples", "slope")
+    __slots__ = ("gained", "keeping", "kept", "kept2", "most", "runs", "samples", "slope")
 
     def __init__(self) -> None:
-        self.runs = self.samples = self.keeping = self.kept = self.most = 0
+        self.runs = self.samples = self.keeping = self.kept = self.kept2 = self.gained = self.most = 0
         self.slope = Slope()
 
     def begin_anew(self) -> None:
         """Forget the samples, not how the process grows."""
-        self.runs = self.samples = self.keeping = self.kept = self.most = 0
+        self.runs = self.samples = self.keeping = self.kept = self.kept2 = self.gained = self.most = 0
 
     def note(self, runs: int, kept: int) -> None:
         self.runs += runs
         self.samples += 1
         self.kept += kept
-        self.keeping += kept >= _KEEPS
+        self.kept2 += kept * kept
+        if kept >= _KEEPS:
+            self.keeping += 1
+            self.gained += kept
         self.most = max(self.most, kept)
 
     def add(self, other: _Tally) -> None:
         self.runs += other.runs
         self.samples += other.samples
         self.kept += other.kept
+        self.kept2 += other.kept2
         self.keeping += other.keeping
+        self.gained += other.gained
         self.most = max(self.most, other.most)
         self.slope.add(other.slope)
 
@@ -104,6 +121,16 @@ class _Tally:
     def a_run(self) -> float:
         """Bytes kept by a run on average."""
         return self.kept / self.samples if self.samples else 0.0
+
+    @property
+    def size(self) -> float:
+        """Bytes kept by a sample that kept something."""
+        return self.gained / self.keeping if self.keeping else 0.0
+
+    @property
+    def error(self) -> float:
+        """The standard error of `a_run`."""
+        return math.sqrt(max(0.0, self.kept2 / self.samples - self.a_run**2) / self.samples) if self.samples else 0.0
 
     @property
     def total(self) -> float:
@@ -140,6 +167,13 @@ class _Lap:
             for task, count in runs.items():
                 self.tally(task).slope.note(count, all_runs, growth)
 
+    def growth_of(self, task: str) -> Estimate:
+        """What a run of this task keeps, as samples and gaps tell; infinite error if they do not."""
+        tally = self.tallies.get(task)
+        if tally is None or not tally.samples:
+            return UNKNOWN
+        return tally.slope.against(self.gaps).and_of(Estimate(tally.a_run, tally.error))
+
     def tally(self, task: str) -> _Tally:
         found = self.tallies.get(task)
         if found is None:
@@ -159,6 +193,8 @@ class MemoryLedger:
         self._live: int | None = None
         self._suspected: dict[str, int] = {}
         """Whom the last judgment suspected, and how many in a row did."""
+        self._growing: set[str] = set()
+        """With whose runs the process grew between samples."""
         self._times: dict[str, int] = {}
         """How often tasks were named: each time twice the memory is needed."""
 
@@ -184,16 +220,24 @@ class MemoryLedger:
         laps = self._laps[1:]
         older, newer, both = _sum(laps[: len(laps) // 2]), _sum(laps[len(laps) // 2 :]), _sum(laps)
         runs = {task: tally.runs for task, tally in _sum(self._laps).tallies.items()}
+        slopes = {task: tally.slope.against(both.gaps) for task, tally in both.tallies.items()}
+        self._growing = {
+            task
+            for task, slope in slopes.items()
+            if slope.is_above(0.0, _SUSPICIOUS) and slope.value >= _GROWS * _LEAST_A_RUN
+        }
         suspects = [
             task
             for task, tally in both.tallies.items()
-            if _matters(tally, runs[task], 2 ** self._times.get(task, 0))
-            and _goes_on(older.tallies.get(task), newer.tallies.get(task))
+            if _matters(tally, slopes[task], runs[task], 2 ** self._times.get(task, 0))
+            and _goes_on(older, newer, task)
+            and _stays(tally, slopes[task], both)
         ]
-        suspects = [task for task in suspects if _stays(both.tallies[task], both)]
         self._suspected = {task: self._suspected.get(task, 0) + 1 for task in suspects}
         keepers = [
-            _keeper(task, both.tallies[task], runs[task]) for task, times in self._suspected.items() if times >= _AGREE
+            _keeper(task, both.tallies[task], runs[task], _a_run(both.tallies[task], slopes[task]))
+            for task, times in self._suspected.items()
+            if times >= _AGREE
         ]
         if self._laps[-1].samples >= self._length:
             self._begin_lap()
@@ -211,15 +255,17 @@ class MemoryLedger:
         return lap.growth - int(sum(tally.total for task, tally in lap.tallies.items() if task in self._times))
 
     def looks_suspicious(self, task: str) -> bool:
-        """Whether its last samples kept memory, so that more of them would help."""
+        """Whether its last samples kept memory, or the process grew with its runs: more samples would help."""
         tallies = (lap.tallies.get(task) for lap in reversed(self._laps[-2:]))
         tally = next((tally for tally in tallies if tally and tally.samples), None)
-        return tally is not None and tally.a_run >= _LEAST_A_RUN
+        return task in self._growing or (tally is not None and tally.a_run >= _LEAST_A_RUN)
 
     def most(self) -> Keeper | None:
         """Who kept most, if anyone kept anything: no proof, for a process that must leave now."""
         tallies = _sum(self._laps).tallies
-        keepers = [_keeper(task, tally, tally.runs) for task, tally in tallies.items() if tally.keeping > 1]
+        keepers = [
+            _keeper(task, tally, tally.runs, tally.a_run) for task, tally in tallies.items() if tally.keeping > 1
+        ]
         return max((keeper for keeper in keepers if keeper.a_run >= _KEEPS), key=lambda each: each.kept, default=None)
 
     def _begin_lap(self) -> None:
@@ -246,33 +292,47 @@ def _sum(laps: list[_Lap]) -> _Lap:
     return total
 
 
-def _keeper(task: str, tally: _Tally, runs: int) -> Keeper:
-    return Keeper(task, int(tally.a_run), runs, tally.samples, tally.keeping)
+def _keeper(task: str, tally: _Tally, runs: int, a_run: float) -> Keeper:
+    return Keeper(task, int(a_run), runs, tally.samples, tally.keeping, int(tally.size))
 
 
-def _matters(tally: _Tally, all_runs: int, times: int) -> bool:
+def _a_run(tally: _Tally, slope: Estimate) -> float:
+    """Bytes kept by a run: by the samples, and by the gaps too where these are sure that it is something."""
+    if not slope.is_above(0.0, _SURE):
+        return tally.a_run
+    return slope.and_of(Estimate(tally.a_run, tally.error)).value
+
+
+def _matters(tally: _Tally, slope: Estimate, all_runs: int, times: int) -> bool:
     """Rules 1 and 2."""
-    return (
-        any(tally.total >= times * least and all_runs >= runs for least, runs in _ENOUGH)
-        and tally.samples >= _SAMPLES
-        and tally.keeping >= _KEEPING
-        and tally.a_run_without_most >= _LEAST_A_RUN
+    if tally.samples < _SAMPLES or tally.keeping < _KEEPING:
+        return False
+    a_run = _a_run(tally, slope)
+    if tally.a_run_without_most < _LEAST_A_RUN and not slope.is_above(0.0, _SURE):
+        return False
+    leftovers = a_run * all_runs / tally.size
+    return a_run >= _LEAST_A_RUN and any(
+        a_run * tally.runs >= times * bytes_ and all_runs >= runs and leftovers >= left
+        for bytes_, runs, left in _ENOUGH
     )
 
 
-def _goes_on(older: _Tally | None, newer: _Tally | None) -> bool:
+def _goes_on(older: _Lap, newer: _Lap, task: str) -> bool:
     """Rule 3."""
-    return older is not None and newer is not None and newer.a_run >= _GOES_ON * older.a_run
+    before, now = older.growth_of(task), newer.growth_of(task)
+    return now is not UNKNOWN and now.value >= _GOES_ON * before.value
 
 
-def _stays(tally: _Tally, lap: _Lap) -> bool:
+def _stays(tally: _Tally, slope: Estimate, lap: _Lap) -> bool:
     """Rules 4 and 5."""
     freed = -sum(
-        min(0.0, other.total) for other in lap.tallies.values() if other.slope.against(lap.gaps).is_below(0.0, _HINT)
+        other.total
+        for other in lap.tallies.values()
+        if Estimate(other.a_run, other.error).is_below(0.0, _SEVERAL)
+        and other.slope.against(lap.gaps).is_below(0.0, _HINT)
     )
     if freed > _TAKEN_AWAY * tally.total:
         return False
     if tally.samples * _MOST_SEEN > tally.runs:
-        return True
-    slope = tally.slope.against(lap.gaps)
+        return lap.growth >= _GROWS * tally.kept
     return slope.is_above(0.0, _SURE) and slope.value >= _GROWS * tally.a_run

@@ -43,7 +43,7 @@ class ProcessWatch:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """``clock`` is monotonic, in seconds."""
-        self._left = Leftovers[tuple[int, int]](
+        self._left: Leftovers[tuple[int, int]] = Leftovers(
             LeakKind.PROCESSES, "processes", pool=POOL, most=MOST, clock=clock, details=_pids_of
         )
         self._works = hasattr(os, "waitid") and os.path.exists("/proc/self/stat")
@@ -70,12 +70,14 @@ class ProcessWatch:
             pids = []
         else:
             pids = sorted(children(os.getpid()))
-        if pids == self._pids:
-            return []
-        self._pids = pids
-        return self._look_closer(ran)
+        if pids != self._pids:
+            self._pids = pids
+            found = self._look_closer(ran)
+        else:
+            found = self._left.overdue()
+        return [found] if found else []
 
-    def _look_closer(self, ran: Mapping[str, int]) -> list[Finding]:
+    def _look_closer(self, ran: Mapping[str, int]) -> Finding | None:
         before, self._born = self._born, self._births()
         for pid, born in before.items():
             if self._born.get(pid) != born:
@@ -84,8 +86,7 @@ class ProcessWatch:
             if not left.what.startswith(_ZOMBIE) and not is_alive(key[0]):
                 self._left.renamed(key, _ZOMBIE + left.what)
         new = {(pid, born): _describe(pid) for pid, born in self._born.items() if before.get(pid) != born}
-        found = self._left.appeared(new, ran) if new else None
-        return [found] if found else []
+        return self._left.appeared(new, ran) if new else self._left.overdue()
 
     def _births(self) -> dict[int, int]:
         # The kernel's list may miss one while others come and go (see `posix.procfs`): those known are asked for too.

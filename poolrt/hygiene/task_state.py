@@ -1,9 +1,12 @@
 """What a task changed of its process and left so: found after the run, put back, and named.
 
-    after runs ── all as it was (4.5 us) ──▶ nothing
+    after runs ── all as it was (3.3 us; 6 after a single run) ──▶ nothing
                 └─ not ──▶ put back ──▶ one task had run ──▶ Finding
                         │           └─▶ several had ──▶ the next runs are looked at singly ──▶ Finding
                         └─ cannot be put back ──▶ must_leave
+
+What several tasks may have changed is told at once if they are ``FEW_NAMES`` at most, with their names and for none of
+them. With more it waits for the one that does it again, and is told when none has.
 
 What is looked at, and which changes are kept, stands in `held_state`. Besides, asyncio tasks that a run left pending in
 the loop of the child's async tasks: they go on within later runs. A client's reader, started once, is no leak (see
@@ -16,8 +19,10 @@ uses it), other loggers than root.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -26,9 +31,12 @@ from poolrt.hygiene.held_state import Held, Run, often_changed, rarely_changed
 from poolrt.hygiene.leftovers import Leftovers
 
 SINGLY: Final = 2000
-"""Runs that are looked at singly after a change that is nobody's, at 5 us each: one in fifty of a task may do it."""
-_RARELY: Final = 64
-"""Looks between two at what is rarely changed."""
+"""Runs that are looked at singly after a change that is nobody's, at 6 us each: one in fifty of a task may do it."""
+FEW_NAMES: Final = 3
+"""Tasks, one of which has changed something: so few are as good as a name."""
+_RARELY: Final = 8
+"""Looks after several runs between two at what is rarely changed. After a single run all is looked at: either it took
+long enough to pay for it, or somebody waits for a name."""
 
 
 class StateWatch:
@@ -37,11 +45,8 @@ class StateWatch:
     What must be in place before it is made: the child's own TMPDIR, its signal handlers, what the app's hooks set.
 
     Attributes:
-        cost: microseconds of a look at which nothing has changed.
         must_leave: why the child cannot go on, or an empty text: something could not be put back.
     """
-
-    cost: Final = 4.5
 
     def __init__(
         self, loop: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None,
@@ -53,11 +58,13 @@ class StateWatch:
         self._rarely = _Group(rarely_changed())
         self._loop = loop
         self._pending: set[int] = set()
-        self._left = Leftovers[int](LeakKind.STATE, "asyncio tasks pending", clock=clock)
+        self._left: Leftovers[int] = Leftovers(LeakKind.STATE, "asyncio tasks pending", clock=clock)
         self._modules = len(sys.modules)
-        self._names = set(sys.modules)
         self._looks = 0
         self._singly = 0
+        self._unlooked: list[Mapping[str, int]] = []
+        """Runs since the last look at what is rarely changed; and whether they imported something."""
+        self._excused = False
         self._unnamed: dict[str, str] = {}
         """What was found after runs of several tasks, and which these were."""
 
@@ -70,10 +77,17 @@ class StateWatch:
         """What these runs changed; it is put back by then."""
         self._looks += 1
         found: list[Finding] = []
+        imported = len(sys.modules) != self._modules and self._imported()
         if not self._often.is_as_it_was():
-            found += self._settle(self._often, ran)
-        if (self._singly or not self._looks % _RARELY) and not self._rarely.is_as_it_was():
-            found += self._settle(self._rarely, ran)
+            found += self._settle(self._often, ran, imported=imported)
+        self._unlooked.append(ran)
+        self._excused |= imported
+        if not self._looks % _RARELY or sum(ran.values()) == 1:
+            if not self._rarely.is_as_it_was():
+                all_ran = sum(map(Counter, self._unlooked), Counter())
+                found += self._settle(self._rarely, all_ran, imported=self._excused)
+            self._unlooked.clear()
+            self._excused = False
         loop = self._loop()
         if loop is not None:
             found += self._look_at_loop(loop, ran)
@@ -81,12 +95,10 @@ class StateWatch:
             self._singly -= 1
             if not self._singly:
                 found += self.unnamed()
-        if len(sys.modules) != self._modules:
-            self._imported()
         return found
 
     def unnamed(self) -> list[Finding]:
-        """What could be given to no task: to be reported when the child leaves."""
+        """What could be given to no task and was not told: to be reported when the child leaves."""
         found = [
             Finding(LeakKind.STATE, "", what, 1, 1, f"{what} was changed by one of {tasks}: put back")
             for what, tasks in self._unnamed.items()
@@ -94,42 +106,44 @@ class StateWatch:
         self._unnamed.clear()
         return found
 
-    def _settle(self, group: _Group, ran: Mapping[str, int]) -> list[Finding]:
+    def _settle(self, group: _Group, ran: Mapping[str, int], *, imported: bool) -> list[Finding]:
         task = next(iter(ran)) if len(ran) == 1 else ""
-        whats, failed = group.settle(Run(task, self._imported()))
+        names = " or ".join(ran)
+        whats, failed = group.settle(Run(task, imported))
         if failed:
-            self.must_leave = f"{task or ' or '.join(ran)} changed {failed}"
-        if not task:
+            self.must_leave = f"{names} changed {failed}"
+        if not task and whats:
+            self._singly = SINGLY
+        if len(ran) > FEW_NAMES:
             self._unnamed |= dict.fromkeys(whats, ", ".join(ran))
-            self._singly = SINGLY if whats else self._singly
             return []
+        runs, ending = sum(ran.values()), "it cannot be put back" if failed else "put back"
         for what in whats:
             self._unnamed.pop(what, None)
-        ending = "it cannot be put back" if failed else "put back"
         return [
-            Finding(LeakKind.STATE, task, what, 1, ran[task], f"{task} changed {what} and left it so: {ending}")
+            Finding(LeakKind.STATE, task, what, 1, runs, f"{names} changed {what} and left it so: {ending}")
             for what in whats
         ]
 
     def _imported(self) -> bool:
-        """Whether a module that is not the standard library's was imported since the last look."""
-        if len(sys.modules) == self._modules:
-            return False
-        names = set(sys.modules)
-        new, self._names, self._modules = names - self._names, names, len(names)
+        """Whether a module that is not the standard library's was imported since the last look.
+
+        By how many there are: of those that a task has removed as many new ones are missed."""
+        new = [*itertools.islice(sys.modules, self._modules, None)]
+        self._modules = len(sys.modules)
         return any(name.partition(".")[0] not in sys.stdlib_module_names for name in new)
 
     def _look_at_loop(self, loop: asyncio.AbstractEventLoop, ran: Mapping[str, int]) -> list[Finding]:
         self._left.ran(ran)
         tasks = {id(task): task for task in asyncio.all_tasks(loop)}
-        if tasks.keys() == self._pending:
+        if tasks.keys() == self._pending and not self._left.left:
             return []
         for key in self._pending - tasks.keys():
             self._left.ended(key)
         new = {key: (f"asyncio task {_name_of(tasks[key])}", False) for key in tasks.keys() - self._pending}
         self._pending = set(tasks)
         blamed = {*self._left.left, *new}
-        found = self._left.appeared(new, ran) if new else None
+        found = self._left.appeared(new, ran) if new else self._left.overdue()
         if found is None:
             return []
         for key in blamed - self._left.left.keys():
@@ -158,11 +172,11 @@ class _Group:
         """Put back what `is_as_it_was` saw changed: what is to be told; and what could not be, and why."""
         whats, failed = [], []
         for place, (held, old, new) in enumerate(zip(self._held, self._baseline, self._values, strict=True)):
-            if _is_same(old, new):
-                continue
             try:
+                if _is_same(old, new):
+                    continue
                 whats += held.settle(old, new, run)
-            except Exception as error:  # noqa: BLE001  whatever a library's restoring raises
+            except Exception as error:  # noqa: BLE001  whatever a library's restoring raises, or a task's ``==``
                 whats.append(held.what)
                 failed.append(f"{held.what}, which cannot be put back: {error}")
             self._baseline[place] = held.baseline()

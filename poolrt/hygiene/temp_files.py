@@ -1,13 +1,8 @@
-"""A temporary folder for each child: it goes with the child, and shows which task fills it.
+"""What tasks leave in the temporary folder of their child (temp_folders.py): who fills it; and how it is removed.
 
-    child, first thing       own_tempdir(parent, folder_name(…))     TMPDIR is a folder of its own
-    child, after runs        TempWatch.look                          who leaves files there at its runs
-    ─────────────────────────────────────────────────────────────────────────────────────────────
-    template, child reaped   remove(parent / folder_name(…))
-    supervisor, node start   sweep(parent, earlier incarnations)     of children that nobody could remove
-
-What is no leak, beside what `leftovers` says: a cache (matplotlib's folder, one of joblib) is left once in a child; a
-file that a later task takes away ends. What grows inside a folder that stays is not seen; it goes with the child.
+What is no leak, beside what `leftovers` says: a cache's folder (matplotlib's, one of joblib) is left once in a child;
+one that keeps some dozens of files removes the oldest in time; a file that a later task takes away ends. What grows
+inside a folder that stays is not seen; it goes with the child.
 """
 
 from __future__ import annotations
@@ -16,22 +11,25 @@ import logging
 import os
 import re
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from poolrt.hygiene.findings import Finding, LeakKind
-from poolrt.hygiene.leftovers import Leftovers, without_numbers
+from poolrt.hygiene.leftovers import LIVES_ON, Leftovers, without_numbers
 from poolrt.units import format_size
 
 log = logging.getLogger("poolrt.hygiene")
 
-LIVES_ON: Final = 60.0
+HANDED_ON: Final = 60.0
 """Seconds: a file that one task leaves for the next one waits in a queue."""
+CACHE: Final = 65
+"""Runs: what keeps files by their keys, and removes the oldest, is commonly bounded at 32 or 64."""
+MANY: Final = 300
+"""Runs whose files need only be seconds old: more than a cache of 256, and more than wait in most queues."""
 MOST: Final = 1000
-"""At once, of one task."""
+"""At once, of one task. With twice as many in the folder no runs are looked at singly: a look lists it, in 2 ms."""
 _MOST_WEIGHED: Final = 1000
 """Files whose sizes are added up: 2 ms."""
 _TICK_NS: Final = 20_000_000
@@ -39,27 +37,6 @@ _TICK_NS: Final = 20_000_000
 _HEX: Final = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}|[0-9a-f]{12,}")
 _RANDOM: Final = re.compile(r"[a-z0-9_]{8}(?=$|\.)")
 """What ``tempfile`` puts before the suffix; a word of eight letters too, so that it costs a part of a name."""
-
-
-def folder_name(incarnation: str, slot: int, generation: int) -> str:
-    """The name of a child's folder: whose it was is known when all of them are dead."""
-    return f"{incarnation}-{slot}.{generation}"
-
-
-def own_tempdir(parent: Path, name: str) -> Path:
-    """Make the folder and let this process, and what it starts, put its temporary files there.
-
-    Raises:
-        OSError: it cannot be made; or exists.
-    """
-    path = parent / name
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.mkdir(mode=0o700)
-    os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(path)))
-    tempfile = sys.modules.get("tempfile")
-    if tempfile is not None:
-        tempfile.tempdir = str(path)  # type: ignore[attr-defined]  # else it may have chosen another one already
-    return path
 
 
 def remove(path: Path | str) -> bool:
@@ -88,16 +65,6 @@ def remove(path: Path | str) -> bool:
         log.warning("cannot remove a child's temporary files: %s", error)
         return False
     return True
-
-
-def sweep(parent: Path, incarnations: Iterable[str]) -> list[str]:
-    """Remove the folders of children of these incarnations, all of which are dead; the names of those removed."""
-    prefixes = tuple(f"{incarnation}-" for incarnation in incarnations)
-    try:
-        names = [name for name in os.listdir(parent) if prefixes and name.startswith(prefixes)]
-    except FileNotFoundError:
-        return []
-    return [name for name in names if remove(parent / name)]
 
 
 def _open_folder(path: Path | str, above: int | None) -> int:
@@ -153,9 +120,9 @@ class TempWatch:
         """``clock`` is monotonic, in seconds; ``wall_ns`` the one that files are stamped with."""
         self._folder = os.fspath(folder)
         self._wall_ns = wall_ns
-        self._left = Leftovers[str](
-            LeakKind.TEMP_FILES, "temporary files", pool=MOST, most=MOST, lives_on=LIVES_ON, clock=clock,
-            details=self._size_of,
+        self._left: Leftovers[str] = Leftovers(
+            LeakKind.TEMP_FILES, "temporary files", enough=((CACHE, HANDED_ON), (MANY, LIVES_ON)), most=MOST,
+            clock=clock, details=self._size_of,
         )  # fmt: skip
         self._changed = 0
         self._known: set[str] = set()
@@ -164,7 +131,7 @@ class TempWatch:
     @property
     def wants_each(self) -> bool:
         """Whether the next runs are to be looked at singly."""
-        return self._left.wants_each
+        return self._left.wants_each and len(self._known) < 2 * MOST
 
     def look(self, ran: Mapping[str, int]) -> list[Finding]:
         """What these runs left, if it is a leak by now."""
@@ -173,14 +140,15 @@ class TempWatch:
             changed = os.stat(self._folder).st_mtime_ns
         except FileNotFoundError:
             changed = -1
-        if changed == self._changed:
-            return []
+        new = {} if changed == self._changed else self._look_closer()
+        found = self._left.appeared(new, ran) if new else self._left.overdue()
+        return [found] if found else []
+
+    def _look_closer(self) -> dict[str, tuple[str, bool]]:
         before, self._known = self._known, self._names()
         for name in before - self._known:
             self._left.ended(name)
-        new = {name: (_pattern(name), False) for name in sorted(self._known - before)}
-        found = self._left.appeared(new, ran) if new else None
-        return [found] if found else []
+        return {name: (_pattern(name), False) for name in sorted(self._known - before)}
 
     def _names(self) -> set[str]:
         try:

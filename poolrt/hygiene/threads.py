@@ -47,7 +47,7 @@ class ThreadWatch:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """``clock`` is monotonic, in seconds."""
-        self._left = Leftovers[int](LeakKind.THREADS, "threads running", pool=POOL, most=MOST, clock=clock)
+        self._left: Leftovers[int] = Leftovers(LeakKind.THREADS, "threads running", pool=POOL, most=MOST, clock=clock)
         self._python = threading.enumerate()
         self._links = _links()
         self._known: set[int] = set()
@@ -66,12 +66,14 @@ class ThreadWatch:
             return []
         self._left.ran(ran)
         python, links = threading.enumerate(), _links()
-        if python == self._python and links == self._links:
-            return []
-        self._python, self._links = python, links
-        return self._look_closer(ran)
+        if python != self._python or links != self._links:
+            self._python, self._links = python, links
+            found = self._look_closer(ran)
+        else:
+            found = self._left.overdue()
+        return [found] if found else []
 
-    def _look_closer(self, ran: Mapping[str, int]) -> list[Finding]:
+    def _look_closer(self, ran: Mapping[str, int]) -> Finding | None:
         named = self._named()
         for tid in self._known - named.keys():
             self._left.ended(tid)
@@ -84,8 +86,7 @@ class ThreadWatch:
             if thread is not None:
                 self._given[tid] = _given(thread)
         self._known = set(named)
-        found = self._left.appeared(new, ran) if new else None
-        return [found] if found else []
+        return self._left.appeared(new, ran) if new else self._left.overdue()
 
     def _named(self) -> dict[int, threading.Thread | None]:
         """Living threads by the kernel's id; None for those that Python does not know."""

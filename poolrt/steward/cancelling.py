@@ -1,8 +1,9 @@
 """Cancels what this node holds: the broker keeps the word, the supervisor ends the run.
 
-    AsyncResult.cancel ──cancel_held──▶ broker ──bell, to_cancel──▶ steward ──CancelRun──▶ supervisor: kill, or recall
-                                          ▲                            │ ▲                     │
-                                          └──cancel what is put back───┘ └──Bury "cancelled"───┘
+    AsyncResult.cancel ──cancel_held──▶ broker ──bell, to_cancel──▶ steward ──CancelRun──▶ supervisor
+                                         ▲ ▲                           │ ▲                     ├─ of another run: recall
+        child: its run ended, settle ────┘ └──cancel what is put back──┘ │                     ├─ interrupt
+                                                                         └──Bury "cancelled"───┴─ grace is over: kill
 
 The word goes when the delivery is put back: because its child was recalled, crashed or left. So the steward remembers
 whom it was asked to cancel, until they have ended.

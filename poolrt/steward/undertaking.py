@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from poolrt.app.cancelled import cancelled
-from poolrt.app.task import LIMITS, retry_of
+from poolrt.app.canvas.failing import failing
+from poolrt.app.retrying import LIMITS, attempt_ended, most_retries, retry_of
 from poolrt.errors import DecodingError
 from poolrt.events import Event, EventKind
 from poolrt.incarnation import MARK, left_running, listed
@@ -178,20 +179,24 @@ class Undertaker:
         # A function that travels by value has its options with it, and is not unpickled here: it is not tried again.
         task = self._tasks.get(message.task) if message.function is None else None
         if task is not None and kind in LIMITS:
-            again = retry_of(message, task.options, LIMITS[kind], time.time())
+            ended = attempt_ended(message, kind, text, command.runtime, str(owner), delivery.lost)
+            again = retry_of(message, task.options, LIMITS[kind], ended)
             if again is not None:
-                numbers = {"attempt": again.attempt, "of": task.options.max_retries + 1}
+                numbers = {"attempt": again.attempt}
+                if (most := most_retries(message, task.options)) is not None:
+                    numbers["of"] = most + 1
                 self._tell(EventKind.TASK_REQUEUED, owner, message, command.cause, numbers)
                 return Outcome(delivery, None, follow_ups=(Enqueue.of(again),))
         self._tell(EventKind.TASK_FAILED, owner, message, command.cause, {"runtime": command.runtime})
         return self._ended(delivery, message, owner, TaskState.FAILED, kind, text, delivery.lost, command)
 
     def _cancelled(self, delivery: Delivery, message: Message, owner: Owner, command: Bury) -> Outcome:
-        """Somebody cancelled it while it ran: it ends, and nothing counts against it."""
+        """It was cancelled and did not end in time: it ends now, and nothing counts against it."""
         self._tell(EventKind.TASK_CANCELLED, owner, message, command.cause, {"runtime": command.runtime})
+        why = command.cause.partition(": ")[2]
         return cancelled(
-            delivery, history="it was running", owner=str(owner), runtime=command.runtime, status=command.status,
-            peak_memory=command.peak_rss,
+            delivery, history=f"it was running, and its child was killed: {why}", owner=str(owner),
+            runtime=command.runtime, status=command.status, peak_memory=command.peak_rss,
         )  # fmt: skip
 
     def _ended(
@@ -201,14 +206,15 @@ class Undertaker:
         """The Outcome with all that is known of the child's end; ``command`` None: its whole node died."""
         record = Record(
             state, message.task, time.time(), error=ErrorInfo(kind, text), attempt=message.attempt, lost=lost,
-            owner=str(owner), envelope=delivery.envelope,
+            owner=str(owner), envelope=delivery.envelope, history=message.terms.history if message.terms else (),
         )  # fmt: skip
         if command is not None:
             record = msgspec.structs.replace(
                 record, runtime=command.runtime, status=command.status, peak_memory=command.peak_rss,
                 stack=command.stack, report=command.report,
             )  # fmt: skip
-        return Outcome(delivery, state, encode_record(record), message.ttl if state is TaskState.FAILED else DEAD_TTL)
+        ttl = message.ttl if state is TaskState.FAILED else DEAD_TTL
+        return failing(message, record).of(Outcome(delivery, state, encode_record(record), ttl))
 
     def _tell_all(self) -> None:
         for event in self._untold:

@@ -4,7 +4,7 @@
           ── Kill ──▶ SIGUSR1: stacks ──▶ SIGSTOP, wait until it stands still, compare the word ── same ──▶ condemn
                                                                                           └─ moved ──▶ SIGCONT
           ── Recall ──▶ the same, but ── same ──▶ mark what it holds beside its run ──▶ SIGCONT, Poke to the steward
-    steward ── CancelRun ──▶ the same as Kill, without stacks; as Recall, if the child runs something else
+    steward ── CancelRun ──▶ Interrupt, after a grace Kill without stacks; as Recall, if the child runs something else
 
 A naive "read, decide, kill" killed another task in 369 of 400 adversarial runs (research/hygiene.md 1.4): the child
 may have ended that task and begun the next one meanwhile. Stopped, it cannot move its word.
@@ -24,7 +24,7 @@ from poolrt.posix.processes import is_stopped
 from poolrt.posix.stacks import ask_for_stacks, forget_stacks, size_of_stacks
 from poolrt.states import Activity, ChildState
 from poolrt.supervisor.judge import Interrupt, Kill, Look, judge, may_be_marked
-from poolrt.supervisor.lifecycle import Asked, Child
+from poolrt.supervisor.lifecycle import Asked, CancelledRun, Child
 
 _LOOK_EVERY_NS: Final = 1_000_000_000
 _STACKS_EVERY_NS: Final = 1_000_000
@@ -32,7 +32,6 @@ _STACKS_EVERY_NS: Final = 1_000_000
 _STOP_WITHIN: Final = 0.01
 """Seconds that a child may take to stop for a recall: one that waits in the kernel is left alone for a second."""
 _ALL: Final = 1 << 62
-_CANCELLED: Final = "TaskCancelled: cancelled while it ran"
 
 
 class Enforcer:
@@ -43,16 +42,18 @@ class Enforcer:
         children: gives the pool's children.
         condemn: called with a child, the cause, and the verdict on its task, when it must be killed.
         poke_steward: called when there is a mark for the steward to see.
+        cancel_grace: seconds that a cancelled run may take to end.
     """
 
     def __init__(
         self, board: Board, children: Callable[[], Iterable[Child]], condemn: Callable[[Child, str, str], None],
-        poke_steward: Callable[[], None],
+        poke_steward: Callable[[], None], cancel_grace: float,
     ) -> None:  # fmt: skip
         self._board = board
         self._children = children
         self._condemn = condemn
         self._poke_steward = poke_steward
+        self._cancel_grace = int(cancel_grace * 1e9)
         self._next_look = 0
         self._not_before: dict[int, int] = {}
         """When a slot's child that would not stop for a recall may be asked again, CLOCK_MONOTONIC ns."""
@@ -96,9 +97,9 @@ class Enforcer:
         return wake
 
     def cancel(self, child: Child, n: int, i: int) -> None:
-        """Kill the child if it runs the delivery ``(n, i)``. If it holds that behind another, have it taken back.
+        """Interrupt the delivery ``(n, i)`` if the child runs it. If it holds that behind another, have it taken back.
 
-        Neither, and no harm, while it is between two tasks: the steward asks again.
+        Neither, and no harm, while it is between two tasks: the steward asks again, also for what is cancelled already.
         """
         if not _may_run(child):
             return
@@ -106,7 +107,10 @@ class Enforcer:
         if row.activity is not Activity.RUN or row.generation != child.generation:
             return
         if (row.n, row.i) == (n, i):
-            self._kill_run(child, word, _CANCELLED, "cancelled")
+            if child.cancelled.sequence != row.sequence:
+                now = time.monotonic_ns()
+                child.cancelled = CancelledRun(row.sequence, now, now + self._cancel_grace)
+                self.look_now()
         elif row.n <= n and may_be_marked(row, taken) and self._recall(child, word):
             self._poke_steward()
 
@@ -134,8 +138,11 @@ class Enforcer:
 
         False: its stacks are on their way.
         """
-        child, word, cause, patience = kill
+        child, word, cause, patience, verdict = kill
         asked = child.asked
+        if not patience:
+            self._kill_run(child, word, cause, verdict)
+            return True
         if asked is None or asked.word != word:
             child.asked = Asked(word, now, 0, cause)
             ask_for_stacks(child.pidfd, child.stacks_fd)
@@ -144,7 +151,7 @@ class Enforcer:
         if now - asked.at < patience and (not size or size != asked.size):
             child.asked = asked._replace(size=size)
             return False
-        if not self._kill_run(child, word, cause, "failed"):
+        if not self._kill_run(child, word, cause, verdict):
             forget_stacks(child.stacks_fd)
         return True
 

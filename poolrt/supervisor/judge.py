@@ -14,6 +14,7 @@ from poolrt.units import format_duration, format_size
 STAGES_NS: Final = {
     Interruption.SOFT_LIMIT: (0, 100_000_000, 1_000_000_000),
     Interruption.STOP: (0, 100_000_000, 250_000_000),
+    Interruption.CANCEL: (0, 100_000_000, 1_000_000_000),
 }
 """An interruption is signalled at these times after it is due, and then once a second: each time the child takes less
 care where it raises (poolrt.child.interruption). A stop has less time: drain kills 0.4 s after the first one."""
@@ -48,7 +49,9 @@ class Kill(NamedTuple):
     word: int
     cause: str
     patience: int
-    """Nanoseconds that its stacks may be waited for."""
+    """Nanoseconds that its stacks may be waited for; 0: they are not asked for."""
+    verdict: str = "failed"
+    """What becomes of its task; see notice.Bury."""
 
 
 class Interrupt(NamedTuple):
@@ -91,10 +94,11 @@ def judge(looks: Iterable[Look], now: int, latest: int) -> Judgement:
             latest = min(latest, now + _soonest_after_a_start(row))
         if row.activity is not Activity.RUN:
             continue
-        if (over := _over(row, rss, now)) is not None:
-            kills.append(Kill(child, word, *over))
+        kill_at = child.cancelled.kill_at if child.cancelled.sequence == row.sequence else 0
+        if (over := _over(row, rss, now, kill_at)) is not None:
+            kills.append(Kill(child, word, *over, "cancelled" if kill_at else "failed"))
             continue
-        latest = min(latest, _over_at(row, rss, now))
+        latest = min(latest, _over_at(row, rss, now), kill_at or _NEVER)
         if _holds_more(row, taken):
             if now >= row.started + RECALL_AFTER_NS:
                 recalls.append(Recall(child, word))
@@ -109,8 +113,10 @@ def judge(looks: Iterable[Look], now: int, latest: int) -> Judgement:
     return Judgement(kills, interrupts, recalls, latest)
 
 
-def _over(row: Row, rss: int, now: int) -> tuple[str, int] | None:
+def _over(row: Row, rss: int, now: int, kill_at: int) -> tuple[str, int] | None:
     """Why a run has to be killed, and how long its stacks may be waited for; None if it may go on."""
+    if kill_at and now >= kill_at:
+        return "TaskCancelled: it had not ended within cancel_grace", 0
     if row.hard_deadline and now >= row.hard_deadline:
         limit = format_duration(round((row.hard_deadline - row.started) / 1e9, 3))
         ran = (now - row.started) / 1e9
@@ -144,6 +150,9 @@ def _holds_more(row: Row, taken: int) -> bool:
 
 def _interruption(child: Child, row: Row) -> tuple[int, Interruption]:
     """When the run is to be signalled next, and why; 0 for never."""
+    if child.cancelled.sequence == row.sequence:
+        at = child.cancelled.since + _stage(Interruption.CANCEL, _signals(child, row))
+        return at, Interruption.CANCEL
     if child.stop_since:
         at = max(child.stop_since, row.started) + _stage(Interruption.STOP, _signals(child, row))
         return at, Interruption.STOP

@@ -41,13 +41,24 @@ class Asked(NamedTuple):
     """What it is to be killed for."""
 
 
+class CancelledRun(NamedTuple):
+    """A run that somebody cancels."""
+
+    sequence: int
+    since: int
+    """CLOCK_MONOTONIC ns."""
+    kill_at: int
+    """When its child is killed if it has not ended, CLOCK_MONOTONIC ns."""
+
+
 class Child:
     """A process the template was asked for. Invariant: ``state`` changes by ``move`` alone."""
 
     __slots__ = (
-        "asked", "birth_rss", "cause", "culprit", "died_at", "generation", "hung", "leave_reason", "lifeline",
-        "max_tasks", "open_files", "pid", "pidfd", "replaces", "requested_at", "resident", "role", "rss", "signalled",
-        "slot", "stacks_fd", "standby", "state", "still", "stop_since", "stopped_at", "template", "up_at", "verdict",
+        "asked", "birth_rss", "cancelled", "cause", "culprit", "died_at", "generation", "hung", "leave_reason",
+        "lifeline", "max_tasks", "open_files", "pid", "pidfd", "replaces", "requested_at", "resident", "role", "rss",
+        "signalled", "slot", "stacks_fd", "standby", "state", "still", "stop_since", "stopped_at", "template", "up_at",
+        "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +92,8 @@ class Child:
         """The run that was interrupted last, by its sequence number, and how often it was signalled."""
         self.stop_since = 0
         """CLOCK_MONOTONIC ns since when whatever it runs is to be interrupted, because the node stops; 0: it is not."""
+        self.cancelled = CancelledRun(0, 0, 0)
+        """The run that was cancelled last."""
         self.stopped_at = 0.0
         """When a tick first saw it stopped outside a task, by somebody else."""
         self.still = (0, 0.0)

@@ -39,18 +39,22 @@ def without_ours(stacks: str) -> str:
     return "\n".join(kept).strip()
 
 
-def died_of_its_limit(child: Child, row: Row, status: int) -> str:
-    """Why it ended if that is a limit's doing before we killed it: a task can make our own signals deadly.
+def died_of_its_limit(child: Child, row: Row, status: int) -> tuple[str, str] | None:
+    """Why it ended if a limit or a cancel did that before we killed it: a task can make our own signals deadly.
 
-    The cause, as a kill would have it; an empty text for any other end.
+    The cause and the verdict, as a kill would have them; None for any other end.
     """
     if row.activity is not Activity.RUN or child.state is ChildState.CONDEMNED:
-        return ""
+        return None
+    verdict = "cancelled" if child.cancelled.sequence == row.sequence else "failed"
     if child.asked is not None and child.asked.word == row.sequence << 8 | row.activity:
-        return child.asked.cause
-    if status == -signal.SIGUSR2 and child.signalled[0] == row.sequence and row.soft_deadline:
-        return "SoftTimeLimitExceeded: the task had made the signal for it deadly"
-    return ""
+        return child.asked.cause, verdict
+    if status == -signal.SIGUSR2 and child.signalled[0] == row.sequence:
+        if verdict == "cancelled":
+            return "TaskCancelled: the task had made the signal for it deadly", verdict
+        if row.soft_deadline:
+            return "SoftTimeLimitExceeded: the task had made the signal for it deadly", verdict
+    return None
 
 
 def kill_of(cause: str, verdict: str) -> Kill:

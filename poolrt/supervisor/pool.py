@@ -64,7 +64,7 @@ class Pool:
         self.template = template
         self._reporter = reporter
         self._lifelines = lifelines
-        self.enforcer = Enforcer(board, lambda: self.children, self.condemn, self.poke_steward)
+        self.enforcer = Enforcer(board, lambda: self.children, self.condemn, self.poke_steward, settings.cancel_grace)
         self.wanted = 0
         self.quiet = self.held_back = False
         self._children: dict[int, Child] = {}
@@ -297,7 +297,7 @@ class Pool:
         """A process is gone: say why, settle what it held, fill its place."""
         row = self.row(child)
         if limit := obituary.died_of_its_limit(child, row, status):
-            self.condemn(child, limit, "failed")
+            self.condemn(child, *limit)
         verdict = judge_exit(child, row, status, oom=self.coroner.oom_killed(child, status))
         runtime = (time.monotonic_ns() - row.started) / 1e9 if verdict.verdict != "none" else 0.0
         found = self.coroner.examine(child, row, verdict, status, peak_rss)

@@ -10,7 +10,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from poolrt.app.task import soft_not_below_hard
+from poolrt.app.options import soft_not_below_hard
 from poolrt.hygiene.memory import too_low
 from poolrt.posix.processes import rss_bytes
 from poolrt.units import format_size

@@ -25,11 +25,13 @@ from poolrt import logs, notice
 from poolrt.app.location import load
 from poolrt.board import Board
 from poolrt.child import main as child_main
-from poolrt.child.main import ABSORBED, Place
+from poolrt.child.main import ABSORBED, Common, Place, policies_of
+from poolrt.child.output import LastOutput
 from poolrt.errors import BrokerError, ExitCode
 from poolrt.events import Event, EventKind, in_brief
 from poolrt.hygiene.findings import LeakKind, Policies
 from poolrt.hygiene.inherited import inherited_connections, refusal
+from poolrt.hygiene.pools.checked_out import CheckedOut
 from poolrt.hygiene.temp_folders import TempFolders
 from poolrt.notice import Exited, Failed, Fork, Forked, ForkFailed, Happened, NodeFiles, Ready, shorten
 from poolrt.posix.descriptors import set_limit
@@ -57,7 +59,9 @@ class Template:
     Invariant: ``_places`` holds every process forked and not reaped.
     """
 
-    def __init__(self, sock: socket.socket, app: App, config: TemplateConfig, directory: str) -> None:
+    def __init__(
+        self, sock: socket.socket, app: App, config: TemplateConfig, directory: str, policies: Policies
+    ) -> None:  # fmt: skip
         self._sock = sock
         self._app = app
         self._settings = config.settings
@@ -66,14 +70,13 @@ class Template:
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
         self._poll.register(self._wakeup.fileno(), select.POLLIN)
-        self._board: Board | None = None
-        self._lock_fd = -1
-        self._wake: socket.socket | None = None
         self._files: NodeFiles | None = None
         self._directory = directory
-        self._temp_folders: TempFolders | None = None
-        policies = Policies(config.settings.leak_policy, config.settings.leak_allow)
-        self._keeps_temp_files = policies.watches(LeakKind.TEMP_FILES)
+        self._policies = policies
+        self._output = LastOutput()
+        asked = policies.watches(LeakKind.CHECKED_OUT) or policies.watches(LeakKind.TRANSACTIONS)
+        self._out = CheckedOut() if asked else None
+        self._common: Common | None = None
 
     def serve(self) -> None:
         """Fork and reap until the supervisor is gone; then end all that was forked."""
@@ -89,8 +92,8 @@ class Template:
 
     def _leave_temp_folders(self) -> None:
         """All children of this template are dead; another template's may live on in the same start."""
-        if self._temp_folders is not None:
-            self._temp_folders.leave()
+        if self._common is not None and self._common.temp_folders is not None:
+            self._common.temp_folders.leave()
 
     def _reap(self) -> None:
         """Tell which of ours have ended, once what they had started is ended too: it came to us when they died."""
@@ -104,8 +107,8 @@ class Template:
             self._tell_strays(exited, strays)
         for each in exited:
             self._send(each)
-            if self._temp_folders is not None:
-                self._temp_folders.drop(each.slot, each.generation)
+            if self._common is not None and self._common.temp_folders is not None:
+                self._common.temp_folders.drop(each.slot)
 
     def _tell_strays(self, exited: list[Exited], strays: dict[int, str]) -> None:
         assert self._files is not None
@@ -126,15 +129,16 @@ class Template:
             return False
         received, fds = frame
         if isinstance(received, NodeFiles):
-            self._board = Board(fds[0])
+            board = Board(fds[0])
             os.close(fds[0])
-            self._lock_fd = fds[1]
-            self._wake = socket.socket(fileno=fds[2])
-            self._wake.setblocking(False)
+            wake = socket.socket(fileno=fds[2])
+            wake.setblocking(False)
             self._files = received
-            if self._keeps_temp_files:
-                self._temp_folders = TempFolders(received.node, received.incarnation, self._directory)
-                self._temp_folders.sweep()
+            temp_folders = None
+            if self._policies.watches(LeakKind.TEMP_FILES):
+                temp_folders = TempFolders(received.node, received.incarnation, self._directory)
+                temp_folders.sweep()
+            self._common = Common(board, wake, fds[1], self._policies, self._output, self._out, temp_folders)
             if received.may_open:
                 set_limit(received.may_open)
         elif isinstance(received, Fork):
@@ -177,15 +181,12 @@ class Template:
             sock = socket.socket(fileno=lifeline)
             self._sock.close()
             self._wakeup.close()
-            board, wake = self._board, self._wake
-            assert board is not None
-            assert wake is not None
+            common = self._common
+            assert common is not None
             if role == "steward":
-                status = steward_main.run(self._app, place, board, sock, stacks)
+                status = steward_main.run(self._app, place, common.board, sock, stacks)
             else:
-                status = child_main.run(
-                    self._app, place, board, sock, wake, stacks, self._lock_fd, self._temp_folders
-                )  # fmt: skip
+                status = child_main.run(self._app, place, common, sock, stacks)
         except BaseException:  # noqa: BLE001  whatever it is, it must not unwind into the template's frames
             traceback.print_exc()
         finally:
@@ -243,7 +244,7 @@ def _serve(sock: socket.socket, config: TemplateConfig, find: Callable[[], App],
         app = find()
         if app.broker.trusted:
             import cloudpickle  # noqa: F401  children would each pay its 24 ms at their first failed task
-        policies = Policies(config.settings.leak_policy, config.settings.leak_allow)
+        policies = policies_of(app, config.settings)
         inherited = inherited_connections(sock.fileno(), policies)
     except BaseException as error:  # noqa: BLE001  see above
         return _refuse(sock, error)
@@ -266,15 +267,15 @@ def _serve(sock: socket.socket, config: TemplateConfig, find: Callable[[], App],
     except Exception as error:  # noqa: BLE001  a broker that cannot be used is told in its own words
         notice.send(sock, Failed(f"{type(error).__name__}: {error}"[:2000], "", int(ExitCode.BROKER_UNUSABLE)))
         return 1
+    template = Template(sock, app, config, directory, policies)
+    prepare_stacks()
     gc.collect()
     gc.freeze()
     refused = ceilings_too_low(app, config.settings, rss_bytes(os.getpid()) or 0)
     if refused:
         notice.send(sock, Failed("; ".join(refused), "", int(ExitCode.USAGE)))
         return 1
-    prepare_stacks()
     outlive_parent()  # from now on its end-of-file makes us end our children
-    template = Template(sock, app, config, directory)
     notice.send(sock, Ready(app.name, broker.url, directory, len(app.tasks), seconds, tuple(warnings)))
     template.serve()
     return 0

@@ -1,25 +1,29 @@
 """The account of a storm: each task that was accepted, against the ledger, the journal and the broker's records.
 
 accepted ids ─┐
-ledger        ├──▶ one verdict a task: as planned, dead, cut by its limit; or what is wrong with it
+ledger        ├──▶ one verdict a task: as planned, cancelled, dead, cut by its limit; or what is wrong with it
 journal       │
-records ──────┘
+records ──────┤
+cancels ──────┘
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from poolrt import App
 from poolrt.message import Record, decode_record
 from poolrt.states import TaskState
 from stress.chaos import journal
-from stress.chaos.faults import ATTEMPTS, KINDS, value_of
+from stress.chaos.faults import KINDS, attempts_of, value_of
+
+if TYPE_CHECKING:
+    from stress.chaos.canceller import Cancel
 
 
 class Admitted(NamedTuple):
@@ -27,14 +31,15 @@ class Admitted(NamedTuple):
 
     unsettled: int = 64
     """What a child may have finished and not settled, and so what its death may run again."""
-    placed: dict[str, int] = {"retry": ATTEMPTS}  # noqa: RUF012  read only
-    """How often a message of a kind may be stored, where it is more than once: it is retried."""
+    placed: dict[str, int] = {}  # noqa: RUF012  read only
+    """How often a message of a kind may be stored, where its attempts do not say it."""
     forgotten: int = 1
     """How often a message without a record may be stored: a server does not remember the id of one that has ended, and
     an enqueue whose answer was lost is repeated."""
 
 
 ONE_FILE: Final = Admitted()
+NO_CANCELS: Final[Mapping[str, Cancel]] = {}
 
 
 class Run(NamedTuple):
@@ -53,11 +58,13 @@ class Account:
     """What became of everything."""
 
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """For each kind of task how many were accepted, ended as planned, dead, limited; and how many ran again."""
+    """For each kind of task how many were accepted, ended as planned, cancelled, dead, limited; and how many ran again."""
     wrong: dict[str, list[str]] = field(default_factory=dict)
     """What is wrong, by task id."""
     lost: int = 0
     doubled: int = 0
+    after_cancel: int = 0
+    """Tasks that were started although their cancel had been acknowledged as ended."""
     stored_again: int = 0
     """Tasks without a record that had ended as their enqueue was repeated."""
 
@@ -93,24 +100,29 @@ class Ledger:
 
 def account(
     accepted: Iterable[str], app: App, ledger: Ledger, lives: dict[str, list[journal.Entry]], stopped: set[int],
-    admitted: Admitted = ONE_FILE,
+    admitted: Admitted = ONE_FILE, cancels: Mapping[str, Cancel] = NO_CANCELS,
 ) -> Account:  # fmt: skip
-    """Account for every accepted task; ``stopped`` are the pids that were sent SIGSTOP."""
+    """Account for every accepted task; ``stopped`` are the pids that were sent SIGSTOP, ``cancels`` what was cancelled."""
     made = Account()
     ids = set(accepted)
     ids |= {f"made-{task_id[5:]}" for task_id in ids if task_id.startswith("make-") and _has_ended(ledger, task_id)}
     ids |= set(lives)
     for task_id in sorted(ids):
-        kind = task_id.rpartition("-")[0]
+        kind, _, number = task_id.rpartition("-")
         runs, counts = ledger.runs[task_id], made.kinds[kind]
         counts["accepted"] += 1
         counts["again"] += max(0, len(runs) - len({run.attempt for run in runs}))
-        verdict, wrong = _verdict(task_id, kind, app, runs, stopped)
+        cancel = cancels.get(task_id)
+        verdict, wrong = _verdict(task_id, kind, app, runs, stopped, cancel)
         counts[verdict] += 1
+        if cancel is not None and (started := _after(runs, cancel)):
+            made.after_cancel += 1
+            wrong += started
         life = lives.get(task_id, [])
         repeated = kind == "noop" and 1 < sum(entry.what == journal.PLACED for entry in life) <= admitted.forgotten
         made.stored_again += repeated
-        told = journal.complaints(life, 2 if repeated else admitted.placed.get(kind, 1))
+        placed = admitted.placed.get(kind, attempts_of(kind, int(number)))
+        told = journal.complaints(life, 2 if repeated else placed)
         twice = [said for said in told if "outcomes" in said or "times" in said or "twice" in said] + _overlaps(runs)
         made.doubled += bool(twice)
         made.lost += verdict == "lost"
@@ -125,7 +137,15 @@ def _has_ended(ledger: Ledger, task_id: str) -> bool:
     return any(run.ended for run in ledger.runs[task_id])
 
 
-def _verdict(task_id: str, kind: str, app: App, runs: list[Run], stopped: set[int]) -> tuple[str, list[str]]:
+def _after(runs: list[Run], cancel: Cancel) -> list[str]:
+    """Runs that began after it was known to have ended as cancelled."""
+    late = [run for run in runs if run.began > cancel.at and (cancel.waited or cancel.ended)]
+    return [f"process {run.pid} began it {(run.began - cancel.at) / 1e6:.1f} ms after its cancel" for run in late]
+
+
+def _verdict(
+    task_id: str, kind: str, app: App, runs: list[Run], stopped: set[int], cancel: Cancel | None
+) -> tuple[str, list[str]]:  # fmt: skip
     """How it ended, and what is wrong with that."""
     found = app.broker.find(task_id)
     if found is None:
@@ -136,32 +156,45 @@ def _verdict(task_id: str, kind: str, app: App, runs: list[Run], stopped: set[in
         return "lost", [f"it has not ended: it is {found.state}"]
     record = decode_record(found.record)
     cause = f"{record.error.type}: {record.error.text}" if record.error else ""
+    wrong = _history(record)
+    if record.state is TaskState.CANCELLED:
+        return "cancelled", wrong if cancel else [f"nobody cancelled it: {cause}"]
+    if cancel and (cancel.waited or cancel.ended):
+        wrong.append("it had been acknowledged as cancelled")
     if record.state is TaskState.DEAD:
         admitted = cause.startswith("WorkerLost") and record.lost >= 2
-        return "dead", [] if admitted else [f"it is dead, lost {record.lost}: {cause}"]
+        return "dead", wrong if admitted else [*wrong, f"it is dead, lost {record.lost}: {cause}"]
     if cause.startswith("TimeLimitExceeded"):
         admitted = any(run.pid in stopped for run in runs)
-        return "limited", [] if admitted else [f"its child was never stopped, but it ended as {cause}"]
-    wrong = _as_planned(kind, int(task_id.rpartition("-")[2]), app.result(task_id).result, record)
-    if not any(run.ended for run in runs):
-        wrong.append(f"it ended as {record.state}, but no run of it came to its end")
+        return "limited", wrong if admitted else [*wrong, f"its child was never stopped, but it ended as {cause}"]
+    wrong += _as_planned(kind, int(task_id.rpartition("-")[2]), app.result(task_id).result, record)
+    ended = {run.attempt for run in runs if run.ended}
+    if missing := set(range(1, record.attempt + 1)) - ended:
+        wrong.append(f"it ended as {record.state}, but no run of attempt {min(missing)} came to its end")
     return ("planned" if not wrong else "wrong"), wrong
+
+
+def _history(record: Record) -> list[str]:
+    """Its record has each attempt before the last one."""
+    kept = [attempt.number for attempt in record.history if attempt.cause != "WorkerLost"]
+    planned = list(range(1, record.attempt))
+    return [] if kept == planned else [f"its record has the attempts {kept}, and ended with {record.attempt}"]
 
 
 def _as_planned(kind: str, number: int, result: Any, record: Record) -> list[str]:
     error = f"{record.error.type}: {record.error.text}" if record.error else ""
-    if kind == "fail":
-        planned = record.state is TaskState.FAILED and error.startswith("Refused")
-        return [] if planned else [f"it should have failed as Refused, but is {record.state} {error}"]
-    if record.state is not TaskState.SUCCEEDED:
-        return [f"it is {record.state}: {error}"]
     wrong = []
+    if kind != "make" and record.attempt != attempts_of(kind, number):
+        wrong.append(f"it ended at attempt {record.attempt}, not {attempts_of(kind, number)}")
+    if kind in ("fail", "spent"):
+        planned = record.state is TaskState.FAILED and error.startswith("Refused")
+        return wrong if planned else [*wrong, f"it should have failed as Refused, but is {record.state} {error}"]
+    if record.state is not TaskState.SUCCEEDED:
+        return [*wrong, f"it is {record.state}: {error}"]
     if kind != "noop" and result != value_of(number):
         wrong.append(f"its value is {result!r}, not {value_of(number)}")
     if kind == "suicide" and not record.lost:
         wrong.append("it killed its child, but was never counted as lost")
-    if kind == "retry" and record.attempt != ATTEMPTS:
-        wrong.append(f"it succeeded at attempt {record.attempt}, not {ATTEMPTS}")
     return wrong
 
 
@@ -189,7 +222,7 @@ def _unexplained(runs: list[Run], ledger: Ledger, unsettled: int) -> list[str]:
 
 def table(made: Account) -> str:
     """The account for people."""
-    columns = ("accepted", "planned", "dead", "limited", "wrong", "lost", "again")
+    columns = ("accepted", "planned", "cancelled", "dead", "limited", "wrong", "lost", "again")
     lines = ["kind     " + "".join(f"{name:>10}" for name in columns)]
     kinds = [kind for kind in (*KINDS, "made") if made.kinds[kind]["accepted"]]
     lines += [f"{kind:9}" + "".join(f"{made.kinds[kind][name]:10}" for name in columns) for kind in kinds]

@@ -104,6 +104,7 @@ class _Reader:
         """What each owner holds: reserve number -> ids."""
         self._holders: dict[str, str] = {}
         self._moment = 0.0
+        self._written = 0
         self._ended: set[str] = set()
         self._put: set[str] = set()
 
@@ -175,4 +176,5 @@ class _Reader:
             self._write(task_id, PLACED, _QUEUED)
 
     def _write(self, task_id: str, what: str, state: int, note: str = "") -> None:
-        self.lives[task_id].append(Entry(self._moment, what, state, self._lost.get(task_id, 0), note))
+        self._written += 1
+        self.lives[task_id].append(Entry(self._moment, what, state, self._lost.get(task_id, 0), note, self._written))

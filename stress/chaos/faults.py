@@ -6,10 +6,16 @@ import random
 from typing import Any, Final, NamedTuple
 
 KINDS: Final = {
-    "noop": 40, "value": 14, "sleep": 12, "spin": 8, "delayed": 8, "fail": 4, "retry": 5, "make": 3, "stray": 2,
-    "suicide": 1,
+    "noop": 40, "value": 14, "sleep": 12, "spin": 8, "delayed": 8, "fail": 4, "retry": 5, "again": 3, "spent": 3, "make": 3,
+    "stray": 2, "suicide": 1, "long": 1, "rated": 9, "narrow": 6, "strict": 3, "unique": 5,
 }  # fmt: skip
-"""Kinds of tasks, of 97."""
+"""Kinds of tasks, of 127."""
+
+CANCELS: Final = {
+    "noop": 0.03, "value": 0.1, "sleep": 0.05, "delayed": 0.3, "retry": 0.2, "again": 0.2, "spent": 0.2, "long": 0.7,
+    "rated": 0.2, "narrow": 0.15, "strict": 0.15, "unique": 0.15,
+}  # fmt: skip
+"""How many of a kind somebody cancels."""
 
 FAULTS: Final = {
     ("kill", "child"): 24,
@@ -45,7 +51,21 @@ SERVER_FAULTS: Final = {
 connections closed, all scripts forgotten."""
 
 ATTEMPTS: Final = 3
-"""The attempt at which a task that retries succeeds."""
+"""The attempt with which a task that retries ends."""
+
+
+class Limit(NamedTuple):
+    """What the calls of one key are held to, over all nodes."""
+
+    rate: int = 0
+    """Starts a second, and as many at once; 0 for any number."""
+    slots: int = 0
+    """As many at a time; 0 for any number."""
+
+
+LIMITS: Final = {"rated": Limit(rate=8), "narrow": Limit(slots=2), "strict": Limit(20, 1), "unique": Limit(slots=1)}
+"""Of the kinds that have some. What is unique runs alone since no other of its key is there."""
+_KEYS: Final = {"narrow": 3, "unique": 3}
 
 FROZEN_SUPERVISOR: Final = 2.0
 """Seconds until whoever watches a supervisor that stands still (systemd's watchdog) kills it."""
@@ -61,6 +81,9 @@ class Call(NamedTuple):
     arguments: tuple[Any, ...]
     countdown: float
     priority: int
+    queue: str
+    cancelled_after: float
+    """Seconds from ``at`` until somebody cancels it; 0: nobody does."""
 
     @property
     def id(self) -> str:
@@ -116,6 +139,25 @@ def value_of(number: int) -> int:
     return number * number + 1
 
 
+def key_of(kind: str, number: int) -> str:
+    """What is limited together, or may be there only once."""
+    return f"{kind}-{number % _KEYS[kind]}" if kind in _KEYS else kind
+
+
+def attempts_of(kind: str, number: int) -> int:
+    """The attempt with which a task ends."""
+    if kind == "rated":
+        return 2 if number % 4 == 0 else 1
+    return ATTEMPTS if kind in ("retry", "again", "spent") else 1
+
+
+_LASTS: Final = {
+    "sleep": (0.001, 0.02), "spin": (0.001, 0.02), "long": (0.2, 0.9), "narrow": (0.005, 0.06), "strict": (0.0, 0.02),
+    "unique": (0.01, 0.1),
+}  # fmt: skip
+"""Between how many seconds and how many a task takes that is told how long."""
+
+
 def calls(seed: int, count: int, seconds: float) -> list[Call]:
     """``count`` tasks over ``seconds``, in bursts."""
     draw = random.Random(f"calls {seed}")
@@ -130,9 +172,11 @@ def calls(seed: int, count: int, seconds: float) -> list[Call]:
 
 def _call(draw: random.Random, at: float, number: int) -> Call:
     kind = draw.choices(list(KINDS), list(KINDS.values()))[0]
-    arguments: tuple[Any, ...] = (number, draw.uniform(0.001, 0.02)) if kind in ("sleep", "spin") else (number,)
-    countdown = draw.uniform(0.05, 2.0) if kind == "delayed" else 0.0
-    return Call(at, number, kind, arguments, countdown, draw.choice((0, 0, 0, 5, 9)))
+    arguments: tuple[Any, ...] = (number, draw.uniform(*_LASTS[kind])) if kind in _LASTS else (number,)
+    countdown = draw.uniform(0.05, 2.0) if kind == "delayed" or (kind in LIMITS and draw.random() < 0.2) else 0.0
+    queue = "side" if kind in LIMITS and draw.random() < 0.25 else "default"
+    cancelled = draw.uniform(0.02, 1.5) if draw.random() < CANCELS.get(kind, 0.0) else 0.0
+    return Call(at, number, kind, arguments, countdown, draw.choice((0, 0, 0, 5, 9)), queue, cancelled)
 
 
 def faults(seed: int, seconds: float, every: float, *, slow: bool, server: bool = False) -> list[Fault]:

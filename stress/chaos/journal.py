@@ -27,7 +27,7 @@ TWICE: Final = "held twice"
 UNHELD: Final = "dropped"
 """Its owner lost it, and it was put nowhere."""
 
-_STATES: Final = ("queued", "suspect", "delayed", "reserved")
+_STATES: Final = ("queued", "suspect", "delayed", "reserved", "queued behind a gate")
 
 _NOW: Final = "(julianday('now') - 2440587.5) * 86400.0"
 """Wall time in seconds, to the ms; unixepoch('subsec') needs SQLite 3.42."""
@@ -60,6 +60,8 @@ class Entry(NamedTuple):
     """The broker's code: of a message for all but ``kept``, of a record for that."""
     lost: int
     note: str = ""
+    order: int = 0
+    """Its place among all entries."""
 
     def __str__(self) -> str:
         """For reports."""
@@ -81,10 +83,10 @@ class Journal:
     def read(self) -> dict[str, list[Entry]]:
         """What happened to each message, in order."""
         found: dict[str, list[Entry]] = defaultdict(list)
-        for task_id, *entry in self._run(
-            lambda db: db.execute("select id, at, what, state, lost from chaos_journal order by seq").fetchall()
+        for task_id, *entry, seq in self._run(
+            lambda db: db.execute("select id, at, what, state, lost, seq from chaos_journal order by seq").fetchall()
         ):
-            found[task_id].append(Entry(*entry))
+            found[task_id].append(Entry(*entry, order=seq))
         return found
 
     def _run(self, work):

@@ -16,6 +16,8 @@ class Producer(threading.Thread):
     def __init__(self, app: App, planned: list[Call]) -> None:
         super().__init__(name="producer")
         self.accepted: dict[str, Call] = {}
+        self.merged: dict[str, str] = {}
+        """Unique calls that were not enqueued, and who had their key."""
         self.refused = 0
         """Calls that the broker refused, and that were made again."""
         self._app = app
@@ -27,19 +29,26 @@ class Producer(threading.Thread):
         began = time.monotonic()
         for call in self._planned:
             self._stopped.wait(max(0.0, began + call.at - time.monotonic()))
-            while not self._stopped.is_set() and call.id not in self.accepted:
+            while not self._stopped.is_set() and not self.knows(call.id):
                 try:
                     self._enqueue(call)
-                    self.accepted[call.id] = call
                 except BrokerError:
                     self.refused += 1
                     self._stopped.wait(0.05)
 
+    def knows(self, task_id: str) -> bool:
+        """Whether the broker has answered its enqueue."""
+        return task_id in self.accepted or task_id in self.merged
+
     def _enqueue(self, call: Call) -> None:
-        arguments = (*call.arguments, time.time() + call.countdown) if call.countdown else call.arguments
-        self._app.tasks[call.kind].apply_async(
-            arguments, task_id=call.id, priority=call.priority, countdown=call.countdown or None
+        arguments = (*call.arguments, time.time() + call.countdown) if call.kind == "delayed" else call.arguments
+        result = self._app.tasks[call.kind].apply_async(
+            arguments, task_id=call.id, priority=call.priority, countdown=call.countdown or None, queue=call.queue
         )
+        if result.id == call.id:
+            self.accepted[call.id] = call
+        else:
+            self.merged[call.id] = result.id
 
     def stop(self) -> None:
         """Enqueue no more."""

@@ -20,8 +20,10 @@ LEASE: Final = 3.0
 """Seconds; of the nodes on a server."""
 TIMEOUT: Final = 2.0
 """Seconds a broker call may take: less than the tasks' limit, since one of them enqueues."""
-_OF_NO_TASK: Final = frozenset({"msg", "delayed", "nodes", "beats", "cancel", "waiters", "quarantine"})
-_OF_NO_TASK_EACH: Final = frozenset({"ready", "suspect", "held", "own"})
+_OF_NO_TASK: Final = frozenset(
+    {"msg", "delayed", "nodes", "beats", "cancel", "waiters", "quarantine", "opens", "slots"}
+)
+_OF_NO_TASK_EACH: Final = frozenset({"ready", "suspect", "held", "own", "behind", "open"})
 
 Later = Callable[[float, Callable[[], object]], None]
 
@@ -63,7 +65,7 @@ class RedisStore:
         fsync: ``always`` or ``everysec``: what a kill of the server alone loses is nothing in either.
     """
 
-    admitted = Admitted(unsettled=96, placed={"retry": 3, "make": 50}, forgotten=2)
+    admitted = Admitted(unsettled=96, placed={"make": 50}, forgotten=2)
     flags: Final[dict[str, object]] = {"lease": f"{LEASE:g}s"}
 
     def __init__(self, folder: Path, fsync: str) -> None:

@@ -3,12 +3,14 @@
     python -m stress.chaos storm [--small | --full] [--seed N] [--tasks N] [--broker redis] [--nodes N]
 
     PRODUCER (a thread)  enqueues mixed tasks, in bursts, again under the same id until the broker takes them
+    CANCELLER (another)  cancels some of them: queued, delayed, behind a limit, running
     STORM (this thread)  kills, stops and continues child, template, steward and supervisor; starts a node again;
                          kills and stops the server, cuts its clients off, makes it forget its scripts
     ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
     then: all ends, TERM, and the account of ledger, journal and records
 
-The exit code is 1 if a task was lost or ended twice, or a process, a delivery, a descriptor or a file was left.
+The exit code is 1 if a task was lost or ended twice, a limit was broken, a cancelled task was started, or a process, a
+delivery, a descriptor or a file was left.
 """
 
 from __future__ import annotations
@@ -31,11 +33,12 @@ from typing import Final, NamedTuple, TypeVar
 from poolrt import App
 from poolrt.errors import BrokerError
 from stress.chaos import account, faults
+from stress.chaos.canceller import Canceller
 from stress.chaos.faults import Fault
 from stress.chaos.producer import Producer
 from stress.chaos.stores import Store, made_for
 from stress.chaos.storm_node import CONCURRENCY, Node
-from stress.chaos.storm_report import Reclaim, explain, report
+from stress.chaos.storm_report import Reclaim, explain, report, report_limits, verdict
 
 T = TypeVar("T")
 
@@ -81,7 +84,6 @@ class Storm:
         self.size = size
         self.options = options
         self.made: Counter[str] = Counter()
-        self.stopped: set[int] = set()
         self.reclaims: list[Reclaim] = []
         self.wrong: list[str] = []
         self._due: list[tuple[float, int, Callable[[], object]]] = []
@@ -120,8 +122,6 @@ class Storm:
         if fault.how == "freeze" and fault.whom == "template":
             node.send(self._one(roles["child"], fault.pick), signal.SIGKILL)  # else nobody needs to notice it
         for pid in victims:
-            if fault.how != "kill":
-                self.stopped.add(pid)
             node.send(pid, signal.SIGKILL if fault.how == "kill" else signal.SIGSTOP)
         if fault.ends_supervisor:
             self._start_again(node, fault)
@@ -307,20 +307,25 @@ def run(options: argparse.Namespace) -> int:
     seconds = size.tasks / size.per_second
     server = options.broker == "redis"
     planned = faults.faults(options.seed, seconds, size.every, slow=size.slow, server=server)
-    producer = Producer(app, faults.calls(options.seed, size.tasks, seconds))
+    calls = faults.calls(options.seed, size.tasks, seconds)
+    producer = Producer(app, calls)
+    canceller = Canceller(app, calls, producer)
     storm = Storm(nodes, store, app, planned, size, options)
     print(
         f"storm: seed {options.seed}, {size.tasks} tasks and {len(planned)} faults in {seconds:.0f} s; "
         f"{options.broker}, {options.nodes} nodes", flush=True,
     )  # fmt: skip
     try:
-        raged, took = make(storm, producer, seconds)
-        made = account.account(
-            producer.accepted, app, account.Ledger(ledger), store.journal.read(), storm.stopped, store.admitted
-        )
+        raged, took = make(storm, producer, canceller, seconds)
+        told, lives = account.Ledger(ledger), store.journal.read()
+        signals = [sent for node in nodes for sent in node.signals]
+        stopped = {sent.pid for sent in signals if sent.number == signal.SIGSTOP}
+        made = account.account(producer.accepted, app, told, lives, stopped, store.admitted, canceller.made)
         storm.check_left()
         storm.check_logs()
         report(storm, producer, made, raged, took)
+        storm.wrong += report_limits(told, lives, signals, producer, canceller, made)
+        print(verdict(storm, made))
         if not storm.wrong and not made.wrong:
             shutil.rmtree(folder)
             return 0
@@ -332,7 +337,7 @@ def run(options: argparse.Namespace) -> int:
     return 1
 
 
-def make(storm: Storm, producer: Producer, seconds: float) -> tuple[float, float]:
+def make(storm: Storm, producer: Producer, canceller: Canceller, seconds: float) -> tuple[float, float]:
     """The storm and the calm after it; how many seconds the first took, and both."""
     began = time.monotonic()
     try:
@@ -340,14 +345,17 @@ def make(storm: Storm, producer: Producer, seconds: float) -> tuple[float, float
             node.start(MOST_DELIVERIES)
         before = [storm.open_files(node) for node in storm.nodes]
         producer.start()
+        canceller.start()
         storm.rage()
         producer.join(seconds + 60)
+        canceller.join(30)
         raged = time.monotonic() - began
         storm.settle()
         storm.check_files(before)
         storm.check_stop()
     finally:
         producer.stop()
+        canceller.stop()
         for node in storm.nodes:
             node.end()
     return raged, time.monotonic() - began

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from poolrt import App
-from poolrt.errors import BrokerError
-from stress.chaos.faults import ATTEMPTS, value_of
+from poolrt.errors import BrokerError, Retry
+from stress.chaos.faults import ATTEMPTS, LIMITS, attempts_of, key_of, value_of
 
 LIMIT = 4.0
 """Seconds a task may run: what replaces a child that was stopped for good in the middle of one."""
@@ -102,6 +102,79 @@ def retry(self: Any, number: int) -> int:
     with told(self):
         if self.request.attempt < ATTEMPTS:
             raise Refused(f"task {number} fails at attempt {self.request.attempt}, as planned")
+        return value_of(number)
+
+
+@app.task(name="again", bind=True, time_limit=LIMIT, max_retries=ATTEMPTS, retry_backoff="30ms")
+def again(self: Any, number: int) -> int:
+    """Ask for another attempt at the first ones, in either way; then return."""
+    with told(self):
+        if self.request.attempt < ATTEMPTS:
+            if number % 2:
+                raise Retry(countdown=0.05)
+            self.retry(exc=Refused(f"task {number} asks for another attempt"))
+        return value_of(number)
+
+
+@app.task(
+    name="spent", bind=True, time_limit=LIMIT, max_retries=ATTEMPTS - 1, retry_for=Refused, retry_backoff="20ms",
+    retry_backoff_max="30ms",
+)  # fmt: skip
+def spent(self: Any, number: int) -> None:
+    """Raise, or ask for another attempt, until no retry is left."""
+    with told(self):
+        refused = Refused(f"task {number} fails at attempt {self.request.attempt}, as planned")
+        if number % 2:
+            self.retry(exc=refused, countdown="20ms")
+        raise refused
+
+
+@app.task(name="long", bind=True, time_limit=LIMIT)
+def long(self: Any, number: int, seconds: float) -> int:
+    """Run for so long that somebody may cancel it meanwhile."""
+    with told(self):
+        time.sleep(seconds)
+        return value_of(number)
+
+
+@app.task(
+    name="rated", bind=True, time_limit=LIMIT, rate_limit=LIMITS["rated"].rate, retry_for=Refused, retry_backoff="20ms"
+)  # fmt: skip
+def rated(self: Any, number: int) -> int:
+    """Start so often, the retries of some included."""
+    with told(self):
+        if self.request.attempt < attempts_of("rated", number):
+            raise Refused(f"task {number} fails once, as planned")
+        return value_of(number)
+
+
+@app.task(
+    name="narrow", bind=True, time_limit=LIMIT, max_concurrency=LIMITS["narrow"].slots,
+    limit_key=lambda number, seconds: key_of("narrow", number),
+)  # fmt: skip
+def narrow(self: Any, number: int, seconds: float) -> int:
+    """Be one of so many at a time."""
+    with told(self):
+        time.sleep(seconds)
+        return value_of(number)
+
+
+@app.task(
+    name="strict", bind=True, time_limit=LIMIT, rate_limit=LIMITS["strict"].rate,
+    max_concurrency=LIMITS["strict"].slots,
+)  # fmt: skip
+def strict(self: Any, number: int, seconds: float) -> int:
+    """Both limits."""
+    with told(self):
+        time.sleep(seconds)
+        return value_of(number)
+
+
+@app.task(name="unique", bind=True, time_limit=LIMIT, unique_key=lambda number, seconds: key_of("unique", number))
+def unique(self: Any, number: int, seconds: float) -> int:
+    """Be the only one of its key that waits or runs."""
+    with told(self):
+        time.sleep(seconds)
         return value_of(number)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from poolrt.control import ControlClient
 from poolrt.errors import PoolrtError
+from stress.chaos.limits import Signal
 
 MARK: Final = "STORM_OF_POOLRT"
 CONCURRENCY: Final = 3
@@ -58,6 +59,8 @@ class Node:
         for name in ("state", "tmp"):
             (folder / name).mkdir(parents=True)
         self.starts = 0
+        self.signals: list[Signal] = []
+        """What was sent to its processes."""
         self.process: subprocess.Popen[bytes] | None = None
 
     # ---- its starts
@@ -164,7 +167,10 @@ class Node:
         try:
             if not self._is_ours(pid):  # read while the handle pins the process
                 return False
+            before = time.monotonic_ns()
             signal.pidfd_send_signal(handle, number)
+            after = time.monotonic_ns()
+            self.signals.append(Signal(pid, number, after if number == signal.SIGCONT else before))
             return True
         except ProcessLookupError:
             return False

@@ -6,8 +6,10 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stress.chaos import account
+from stress.chaos import account, limits
+from stress.chaos.canceller import Canceller
 from stress.chaos.faults import Fault
+from stress.chaos.journal import Entry
 from stress.chaos.producer import Producer
 
 if TYPE_CHECKING:
@@ -50,6 +52,35 @@ def report(storm: Storm, producer: Producer, made: account.Account, raged: float
         f"{made.stored_again} without a record stored again; "
         f"storm {raged:.1f} s, all {took:.1f} s"
     )
+
+
+def report_limits(
+    ledger: account.Ledger, lives: dict[str, list[Entry]], signals: list[limits.Signal], producer: Producer,
+    canceller: Canceller, made: account.Account,
+) -> list[str]:  # fmt: skip
+    """Print how the limits were kept and what became of the cancels; what is wrong with it."""
+    kept, unique = limits.limits_kept(ledger, signals), limits.unique_kept(lives)
+    print("\nlimits, by key")
+    for each in kept:
+        print(f"  {each}")
+    most = max(unique.values(), default=0)
+    there = made.kinds["unique"]["accepted"]
+    print(f"  unique: {there} stored, {len(producer.merged)} merged with one that was there; at most {most} of a key")
+    cancels = canceller.made.values()
+    print(
+        f"{len(cancels)} cancels: {sum(each.waited for each in cancels)} of tasks that waited, "
+        f"{sum(each.told for each in cancels)} of tasks that a child had; {made.total('cancelled')} ended as cancelled, "
+        f"{made.after_cancel} started after that was acknowledged"
+    )
+    wrong = [text for each in kept for text in each.wrong()]
+    wrong += [f"{count} tasks of {key} were there at a time" for key, count in unique.items() if count > 1]
+    return wrong
+
+
+def verdict(storm: Storm, made: account.Account) -> str:
+    """The last line."""
+    wrong = len(storm.wrong) + len(made.wrong)
+    return f"VERDICT: {wrong} promises broken" if wrong else "VERDICT: all kept"
 
 
 def explain(storm: Storm, made: account.Account, path: Path) -> None:

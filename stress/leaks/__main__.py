@@ -69,8 +69,9 @@ def run_one(text: str) -> Outcome:
     """In the process of a scenario."""
     case, size, watch, port, path = json.loads(text)
     name, probability, seed = case
-    # No folder for temporary files: what is kept open there is no cache's.
-    with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
+    # Temporary files have a folder of their own, as in a child; the other one is no such: what is kept open there is a
+    # cache's.
+    with tempfile.TemporaryDirectory() as tempfile.tempdir, tempfile.TemporaryDirectory(dir=Path.home()) as folder:
         site = scenario.site_at(port, path, seed, folder)
         if probability:
             return scenario.run_leak(name, probability, SIZES[size].leaking, watch, site)

@@ -20,7 +20,7 @@ from poolrt.hygiene.processes import ProcessWatch
 from poolrt.hygiene.temp_files import TempWatch
 from poolrt.hygiene.threads import ThreadWatch
 from poolrt.states import TaskState
-from stress.leaks import innocent_files  # noqa: F401  it enters its workloads
+from stress.leaks import innocent_files, innocent_left  # noqa: F401  they enter their workloads
 from stress.leaks.innocent import INNOCENT
 from stress.leaks.kinds import KINDS
 from stress.leaks.site import Pool, Site, ask
@@ -72,6 +72,7 @@ def descriptors_alone(found: Found) -> Watcher:
 def audit(found: Found) -> Watcher:
     """A child's whole audit; it tells everything, and leaves never."""
     from poolrt.child.audit import Audit
+    from poolrt.child.memory_audit import OUTCOME_BYTES
     from poolrt.child.watches import watches_for
 
     gc.collect()
@@ -101,7 +102,9 @@ def audit(found: Found) -> Watcher:
 
     def after(task: str, runtime: float) -> None:
         if sampled:
-            child.sample(sampled.pop(), DONE)
+            outcome = bytes(OUTCOME_BYTES)  # in the place of what a child holds, and a sample takes off
+            child.sample(sampled.pop(), runtime, DONE)
+            del outcome
         child.after(task, runtime)
 
     return before, after

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ import pytest
 
 import poolrt
 from poolrt.message import Record, decode_record
+from tests import servers
 
 HERE = Path(__file__).parent
 SECONDS = 20.0
@@ -49,6 +51,44 @@ def shop(place: Path) -> Iterator[ModuleType]:
     yield module
     module.app.close()
     module.brief.close()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def hooked(request: pytest.FixtureRequest, place: Path, redis_server: servers.Server) -> Iterator[ModuleType]:
+    """The module hooked_tasks, imported anew on each broker; its hooks write to a ledger."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TEST_LEDGER", str(place / f"ledger-{request.param}"))
+    if request.param == "redis":
+        patch.setenv("TEST_BROKER", redis_server.url(namespace=f"t-{uuid.uuid4().hex}"))
+    sys.modules.pop("hooked_tasks", None)
+    module = importlib.import_module("hooked_tasks")
+    yield module
+    module.app.close()
+    patch.undo()
+
+
+@pytest.fixture
+def told(hooked: ModuleType) -> Callable[[str], list[str]]:
+    """``told(id)``: what the hooks wrote of a task."""
+
+    def read(task_id: str) -> list[str]:
+        lines = Path(hooked.LEDGER).read_text().splitlines()
+        return [line.partition(" ")[2] for line in lines if line.startswith(task_id)]
+
+    return read
+
+
+@pytest.fixture
+def ended() -> Callable[[Any], Any]:
+    """``ended(result)``: how a task ended: its value, or the exception."""
+
+    def wait(result: Any) -> Any:
+        try:
+            return result.get(timeout=SECONDS)
+        except BaseException as error:
+            return error
+
+    return wait
 
 
 @pytest.fixture(autouse=True)

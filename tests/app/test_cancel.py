@@ -194,6 +194,22 @@ def test_what_a_worker_has(idle: App) -> None:
     assert result.get(timeout=0) == 2
 
 
+def test_what_is_put_back_with_the_word(idle: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word is left, and goes with the hold before anybody has read it: it is not missed."""
+    result = idle.result(put(idle))
+    held = take(idle)
+    cancel_held = idle.broker.cancel_held
+
+    def put_back_then(task_id: str) -> bool:
+        told = cancel_held(task_id)
+        idle.broker.release([held])
+        return told
+
+    monkeypatch.setattr(idle.broker, "cancel_held", put_back_then)
+    assert result.cancel()
+    assert result.state is TaskState.CANCELLED
+
+
 def test_what_changes_hands_meanwhile(idle: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is put back between the two questions, whether it waits and whether somebody has it: it is not missed."""
     result = idle.result(put(idle))

@@ -6,6 +6,7 @@ A new broker adds its parameter to ``service``: where its store is, and how to m
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import uuid
@@ -21,6 +22,9 @@ from poolrt.brokers.redis.address import Address
 from poolrt.brokers.sqlite import SqliteBroker
 from poolrt.clock import FakeClock
 from poolrt.message import Enqueue, Owner, new_task_id
+from poolrt.posix.unix_sockets import bind_datagram
+from poolrt.queue_choice import QueueChoice
+from poolrt.terms import Gate
 from tests.brokers.connections import fakes
 from tests.brokers.proxy import Proxy
 from tests.servers import Server, Servers
@@ -196,3 +200,65 @@ def open_broker(file: Path) -> Iterator[Callable[..., SqliteBroker]]:
     yield make
     for broker in made:
         broker.close()
+
+
+@pytest.fixture
+def store(open_broker: Callable[..., SqliteBroker], clock: FakeClock) -> SqliteBroker:
+    """A client of a new file, on which the node ``node`` has joined."""
+    broker = open_broker(clock=clock)
+    broker.join("inc", "node")
+    return broker
+
+
+@pytest.fixture
+def sqlite_child(
+    open_broker: Callable[..., SqliteBroker], store: SqliteBroker, clock: FakeClock
+) -> Callable[..., SqliteBroker]:
+    """``sqlite_child(slot=0, choice=…)``: a client attached as that owner."""
+
+    def make(slot: int = 0, choice: QueueChoice | None = None, incarnation: str = "inc") -> SqliteBroker:
+        client = open_broker(clock=clock)
+        client.attach(Owner(incarnation, slot, 1), choice or QueueChoice())
+        return client
+
+    return make
+
+
+@pytest.fixture
+def put_behind(store: SqliteBroker) -> Callable[..., list[str]]:
+    """``put_behind(3, gate, queue="default", priority=0, eta=None, task="")``: enqueue that many; their ids."""
+
+    def enqueue(
+        count: int = 1,
+        gate: Gate | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        eta: float | None = None,
+        task: str = "",
+    ) -> list[str]:
+        ids = [new_task_id() for _ in range(count)]
+        assert all(store.enqueue([Enqueue(name, b"", queue, priority, eta, task, gate) for name in ids]))
+        return ids
+
+    return enqueue
+
+
+@pytest.fixture
+def woken(store: SqliteBroker) -> Iterator[Callable[[], list[int]]]:
+    """``woken()``: how many datagrams came to a child and to the steward since the last look."""
+    sockets = []
+    for name in ("node.wake", "node.steward"):
+        sockets.append(bind_datagram(store.node_directory() / name))
+        sockets[-1].setblocking(False)
+
+    def count(sock: socket.socket) -> int:
+        for number in range(100):
+            try:
+                sock.recv(64)
+            except BlockingIOError:
+                return number
+        raise AssertionError("they do not end")
+
+    yield lambda: [count(sock) for sock in sockets]
+    for sock in sockets:
+        sock.close()

@@ -15,8 +15,11 @@ from poolrt.errors import BrokerDamaged, Fenced
 from poolrt.hygiene.findings import LeakKind, LeakRow
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, new_task_id
 from poolrt.states import TaskState
+from poolrt.terms import Gate, Unique
 from tests.servers import Server
 
+SLOT = Gate("slot", slots=1)
+TOKEN = Gate("token", rate=0.01)
 LEAK = LeakRow(LeakKind.FILES, "t", "/tmp/x", 1, 1, 5.0, 5.0, "it leaves /tmp/x")
 
 
@@ -53,6 +56,12 @@ class Store:
         self.broker.enqueue([Enqueue(task, b"envelope of " + task.encode(), queue, 0, eta)])
         return task
 
+    def put_with_terms(self, gate: Gate | None, unique: Unique | None = None, priority: int = 9) -> str:
+        task = new_task_id()
+        item = Enqueue(task, b"envelope of " + task.encode(), "default", priority, None, "t", gate, unique)
+        self.broker.enqueue([item])
+        return task
+
     def settle(self, outcomes: list[Outcome], reserve: int) -> list[Delivery]:
         self.n += 1
         return self.child.settle(outcomes, reserve, self.n).deliveries
@@ -72,6 +81,10 @@ class Store:
         ids |= {"queued": self.put(), "another": self.put("other"), "delayed": self.put(eta=self.clock.wall() + 100)}
         self.broker.cancel_held(held.task_id)
         self.broker.note_leaks([LEAK], call="first")
+        for what, gate in (("slot", SLOT), ("token", TOKEN), ("no slot", SLOT), ("no token", TOKEN)):
+            ids[what] = self.put_with_terms(gate)
+        assert {each.task_id for each in self.settle([], 2)} == {ids["slot"], ids["token"]}
+        ids["open"] = self.put_with_terms(Gate("open", slots=9), Unique("key"), priority=0)
         return ids
 
     def without_record(self, tasks: set[str]) -> list[str]:
@@ -100,9 +113,10 @@ class Store:
         except Fenced:
             self.restart()
         self.drain()
-        self.clock.advance(200)
-        self.broker.promote()
-        self.drain()
+        for _ in range(4):
+            self.clock.advance(200)
+            self.broker.promote()
+            self.drain()
         assert self.broker.depth()[:3] == (0, 0, 0)
 
     def restart(self) -> None:
@@ -152,6 +166,11 @@ class Store:
         """What is in the quarantine, the newest first."""
         raw = [each.encode(errors="surrogateescape") for each in self.call("LRANGE", "quarantine", 0, -1)]
         return [msgspec.msgpack.decode(_binaries(each))[0] for each in raw]
+
+
+def living(ids: dict[str, str]) -> set[str]:
+    """Of the ids that ``fill`` gave those that have not ended."""
+    return {task for what, task in ids.items() if what not in {"failed", "succeeded"}}
 
 
 def _binaries(packed: bytes) -> bytes:

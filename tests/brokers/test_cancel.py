@@ -34,8 +34,8 @@ def test_a_queued_and_a_delayed_message(broker: Broker, child: Child, put: Put, 
     (delayed,) = put(1, eta=clock.wall() + 10)
     assert broker.cancel(queued, cancelled)
     assert broker.cancel(delayed, cancelled)
-    assert broker.find(queued) == (queued, TaskState.CANCELLED, None, b"cancelled", 0)
-    assert broker.find(delayed) == (delayed, TaskState.CANCELLED, None, b"cancelled", 0)
+    assert broker.find(queued) == Found(queued, TaskState.CANCELLED, None, b"cancelled", 0)
+    assert broker.find(delayed) == Found(delayed, TaskState.CANCELLED, None, b"cancelled", 0)
     assert [found.id for found in broker.ended(TaskState.CANCELLED)] == [delayed, queued]
     clock.advance(10)
     assert broker.promote() is None
@@ -63,7 +63,7 @@ def test_what_the_caller_is_given(broker: Broker, child: Child, put: Put, clock:
     assert broker.cancel(task, outcome_of)
     (delivery,) = seen
     assert delivery == Delivery(b"envelope of " + task.encode(), 0, delivery.i, task, 1, suspect=True)
-    assert broker.find(task) == (task, TaskState.CANCELLED, None, b"", 1)
+    assert broker.find(task) == Found(task, TaskState.CANCELLED, None, b"", 1)
 
 
 def test_what_does_not_wait(broker: Broker, child: Child, put: Put) -> None:
@@ -77,7 +77,7 @@ def test_what_does_not_wait(broker: Broker, child: Child, put: Put) -> None:
     found = [broker.find(task) for task in (held, ended, vanished)]
     assert [what and what.state for what in found] == [TaskState.RESERVED, TaskState.FAILED, None]
     assert client.settle([Outcome(first, TaskState.SUCCEEDED, b"value")], 0, 3).stale == 0
-    assert broker.find(held) == (held, TaskState.SUCCEEDED, None, b"value", 0)
+    assert broker.find(held) == Found(held, TaskState.SUCCEEDED, None, b"value", 0)
 
 
 def test_cancelling_twice(broker: Broker, put: Put) -> None:

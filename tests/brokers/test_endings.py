@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from poolrt.brokers.base import Broker, Settled
+from poolrt.brokers.base import Broker, Found, Settled
 from poolrt.clock import FakeClock
 from poolrt.message import Delivery, Enqueue, Outcome, new_task_id
 from poolrt.states import TaskState
@@ -31,7 +31,7 @@ def test_a_record_of_each_state(broker: Broker, child: Child, put: Put, state: T
     client.settle([Outcome(msgspec.structs.replace(delivery, lost=2), state, b"\x00record")], 0, 2)
     found = broker.find(task)
     assert found is not None
-    assert found == (task, state, None, b"\x00record", 2)
+    assert found == Found(task, state, None, b"\x00record", 2)
     assert [kept.id for kept in broker.ended(state)] == [task]
     assert all(not broker.ended(other) for other in FINAL if other is not state)
 
@@ -117,7 +117,7 @@ def test_a_retry_keeps_its_id(broker: Broker, child: Child, put: Put, clock: Fak
     assert client.settle([Outcome(delivery, None, follow_ups=(retry,))], 5, 2) == Settled([], 0, more=False)
     found = broker.find(task)
     assert found is not None
-    assert found == (task, TaskState.DELAYED, b"attempt 2", None, 0)
+    assert found == Found(task, TaskState.DELAYED, b"attempt 2", None, 0)
     assert client.settle([Outcome(delivery, None, follow_ups=(retry,))], 0, 3).stale == 1
     clock.advance(10)
     broker.promote()

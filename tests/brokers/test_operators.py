@@ -10,6 +10,7 @@ import pytest
 from poolrt.brokers.base import Broker, Found, QueueDepth, Settled
 from poolrt.clock import FakeClock
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue, new_task_id
+from poolrt.queue_choice import QueueChoice
 from poolrt.states import TaskState
 
 Factory = Callable[..., Broker]
@@ -36,7 +37,7 @@ def reader(broker_factory: Factory, broker: Broker) -> Reader:
 
     def make(*queues: str, slot: int = 0, incarnation: str = "inc") -> Broker:
         client = broker_factory()
-        client.attach(Owner(incarnation, slot, 1), queues)
+        client.attach(Owner(incarnation, slot, 1), QueueChoice(queues))
         return client
 
     return make

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from poolrt.errors import BrokerFull, BrokerUnreachable, Fenced
-from poolrt.message import Enqueue, Outcome, Owner
+from poolrt.message import Enqueue, Outcome, Owner, Unique
 from poolrt.states import TaskState
 from tests.brokers.faults import (
     OWNER,
@@ -103,6 +103,30 @@ def test_a_lost_answer_of_an_enqueue(proxy: Proxy, server: Server, open_redis: O
     assert proxy.seen == 1
     assert broker.depth().queued == 2
     assert broker.enqueue([new, item(known)]) == [False, False]
+
+
+def test_a_lost_answer_of_a_refusal(proxy: Proxy, server: Server, open_redis: Open) -> None:
+    """A message whose unique key is another's is not taken for new; the others are."""
+    broker = open_redis(server.url().replace(str(server.port), str(proxy.port)))
+    holder, refused = (item()._replace(unique=Unique("key")) for _ in range(2))
+    broker.enqueue([holder])
+    proxy.lose_answer(sha("enqueue"))
+    assert broker.enqueue([item(), refused, item()._replace(unique=Unique("other"))]) == [True, False, True]
+    assert proxy.seen == 1
+
+
+def test_a_lost_answer_of_a_retry(proxy: Proxy, server: Server, open_redis: Open) -> None:
+    """It is repeated under its name: done once, and told as done."""
+    broker = attached(open_redis(server.url().replace(str(server.port), str(proxy.port))))
+    assert not broker.retry(item())  # the server has read the script
+    (task,) = put(broker)
+    (held,) = broker.settle([], 1, 1).deliveries
+    broker.settle([done(held)], 0, 2)
+    proxy.lose_answer(sha("retry"))
+    assert broker.retry(item(task))
+    assert proxy.seen == 1
+    assert broker.depth().queued == 1
+    assert not broker.retry(item(task))
 
 
 def test_a_call_is_carried_out_once(server: Server, open_redis: Open) -> None:

@@ -18,7 +18,8 @@ from poolrt.errors import BrokerDamaged, Fenced
 from poolrt.hygiene.findings import LeakTable
 from poolrt.message import Enqueue, Outcome, Owner, Requeue, new_task_id
 from poolrt.states import TaskState
-from tests.brokers.foreign_store import LEAK, Store
+from poolrt.terms import Gate, Unique
+from tests.brokers.foreign_store import LEAK, Store, living
 from tests.brokers.waiter import Waiter
 from tests.servers import Server
 
@@ -34,7 +35,9 @@ def store(redis_server: Server) -> Iterator[Store]:
 KEYS = [
     "msg", "ready:default", "ready:other", "suspect:default", "delayed", "held:inc/0.1", "own:inc", "nodes", "beats",
     "gone", "queues", "wake:default", "wake", "res", "expiry", "ended:failed", "ended:succeeded", "ended:cancelled",
-    "seq", "waiters", "cancel", "leaks", "quarantine",
+    "seq", "waiters", "cancel", "leaks", "quarantine", "gates", "opens", "slots", "unique", "behind:default",
+    "open:default", "ready:default\0slot", "ready:default\0token",
+    "ready:default\0open", "swept",
 ]  # fmt: skip
 KINDS: dict[str, tuple[object, ...]] = {
     "string": ("SET", "not poolrt's"),
@@ -49,7 +52,7 @@ def test_every_key_is_tried(store: Store) -> None:
     found = {key.partition(":")[2] for key in store.server.call("KEYS", store.key("*"))} - {"wake:other"}
     found = {key for key in found if not key.startswith("producer:")}  # a random name, for ten minutes
     assert found - set(KEYS) == set()
-    assert set(KEYS) - found <= {"wake", "waiters", "quarantine", "ended:cancelled"}
+    assert set(KEYS) - found <= {"wake", "waiters", "quarantine", "ended:cancelled", "swept"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -64,17 +67,19 @@ def test_a_key_of_another_program(store: Store, name: str, kind: str) -> None:
     command, *rest = KINDS[kind]
     store.call(str(command), name, *rest)
     store.go_on()
-    expected = {ids[what] for what in ("suspect", "held", "queued", "another", "delayed")} if name != "msg" else set()
+    expected = living(ids) if name != "msg" else set()
     assert (expected | {store.new}) - store.ran == set()
     assert store.without_record(expected | {store.new}) == []
-    used = name not in {"gone", "waiters", "ended:cancelled", "wake", "quarantine", "expiry", "ended:failed"}
+    used = name not in {"gone", "waiters", "ended:cancelled", "wake", "quarantine", "expiry", "ended:failed", "swept"}
     aside = store.server.call("KEYS", store.key(f"foreign:{name}:*"))
     if used or aside:
         assert [store.server.call("TYPE", key) for key in aside] == [kind]
         assert any(f"a key of type {kind} where poolrt keeps a" in reason for reason in store.reasons())
 
 
-@pytest.mark.parametrize("name", [*KEYS, "ready:new", "wake:new", "ready:newer"])
+@pytest.mark.parametrize(
+    "name", [*KEYS, "ready:new", "wake:new", "ready:newer", "ready:new\0k", "behind:new", "open:new"]
+)
 def test_the_end_of_a_task_is_not_lost(store: Store, name: str) -> None:
     """A settle that meets another program's key is done, or the task runs again: none of its follow-ups is missing."""
     store.put()
@@ -85,6 +90,7 @@ def test_the_end_of_a_task_is_not_lost(store: Store, name: str) -> None:
     first, second, other = store.settle([], 3)
     links = [Enqueue(new_task_id(), b"link", queue, 0, None) for queue in ("new", "newer", "new")]
     links.append(Enqueue(new_task_id(), b"link", "default", 0, store.clock.wall() + 50))
+    links.append(Enqueue(new_task_id(), b"link", "new", 0, None, "t", Gate("k", slots=9), Unique("key")))
     retry = Enqueue(second.task_id, b"retry", "default", 0, None)
     outcomes = [
         Outcome(first, TaskState.SUCCEEDED, b"ran", follow_ups=(links[0],)),
@@ -123,6 +129,17 @@ def test_a_delayed_message_keeps_its_time(store: Store) -> None:
     assert store.ran == {task}
 
 
+def test_what_is_behind_gates_is_counted_again(store: Store) -> None:
+    """Where the key that has it in the order of its queue was another program's."""
+    ids = store.fill()
+    store.call("DEL", "behind:default")
+    store.call("SET", "behind:default", "not poolrt's")
+    store.broker.depth()
+    shown = {found.id for found in store.broker.peek("default")}
+    assert shown >= {ids[what] for what in ("no slot", "no token", "open")}
+    assert store.broker.depth().reserved == 3
+
+
 def test_the_order_outlives_the_counter(store: Store) -> None:
     """Messages enqueued after the counter was lost run after those before it."""
     first = [store.put() for _ in range(3)]
@@ -141,7 +158,7 @@ def test_a_number_that_is_none(store: Store, name: str, field: str | None) -> No
     else:
         store.call("HSET", name, field, "many")
     store.go_on()
-    assert {ids[what] for what in ("suspect", "held", "queued", "another", "delayed")} - store.ran == set()
+    assert living(ids) - store.ran == set()
 
 
 @pytest.mark.parametrize("name", ["nodes", "own:inc"])
@@ -191,7 +208,7 @@ def test_garbage_for_a_message(store: Store, what: str, where: str) -> None:
     store.broker.peek("default")
     store.broker.to_cancel("inc")
     store.go_on()
-    assert {ids[name] for name in ids if name not in {"failed", "succeeded"}} - store.ran == set()
+    assert living(ids) - store.ran == set()
     if not is_readable(GARBAGE[what]):
         assert bad not in store.ran
         assert [reason for reason in store.reasons() if bad in reason]
@@ -245,7 +262,7 @@ def test_unknown_ids(store: Store) -> None:
     store.call("ZADD", "delayed", 0, "delayed-unknown")
     store.call("HSET", "held:inc/0.1", 99, msgspec.msgpack.encode(["held-unknown"]))
     store.go_on()
-    assert {ids[what] for what in ("suspect", "held", "queued", "another", "delayed")} - store.ran == set()
+    assert living(ids) - store.ran == set()
     reasons = store.reasons()
     assert sum("there is no message of this id" in reason for reason in reasons) == 4, reasons
 
@@ -340,7 +357,7 @@ def test_a_wait_on_another_programs_key(store: Store) -> None:
     assert wake.take()
 
 
-@pytest.mark.parametrize("key", ["expiry", "ended:succeeded", "wake:default", "wake", "waiters", "cancel"])
+@pytest.mark.parametrize("key", ["expiry", "ended:succeeded", "wake:default", "wake", "waiters", "cancel", "slots"])
 def test_a_settle_that_meets_another_programs_key(store: Store, key: str) -> None:
     """What it did is not undone by the repair: a task that ended is not queued again."""
     task = store.put()
@@ -359,13 +376,18 @@ def test_a_settle_that_meets_another_programs_key(store: Store, key: str) -> Non
     assert found.record == b"ran"
 
 
+OF_TERMS = ["gates", "opens", "unique", "behind:default", "open:default", "ready:default\0k", "suspect:default\0k"]
+
+
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("key", ["ready:default", "wake:default", "wake", "delayed", "queues"])
+@pytest.mark.parametrize("key", ["ready:default", "wake:default", "wake", "delayed", "queues", *OF_TERMS])
 def test_an_enqueue_that_meets_another_programs_key(store: Store, key: str, count: int) -> None:
     """It is repeated after the repair as the same call: nothing is stored again that has run meanwhile."""
     store.call("DEL", key)
     store.call("SET", key, "not poolrt's")
-    items = [Enqueue(new_task_id(), b"", "default", 0, None) for _ in range(count)]
+    terms = ("t", Gate("k", slots=9), Unique("key")) if key in OF_TERMS else ()
+    items = [Enqueue(new_task_id(), b"", "default", 0, None, *terms) for _ in range(count)]
+    items[1:] = [each._replace(unique=None) for each in items[1:]]
     repaired = calls.repair
 
     def repair_and_run(*told: Any) -> None:
@@ -406,7 +428,7 @@ def test_any_damage(redis_server: Server, damage: Callable[[bytes], bytes], wher
         value = store.call("HGET", "msg", bad).encode(errors="surrogateescape")
         store.call("HSET", "msg", bad, damage(value))
         store.go_on()
-        assert {ids[name] for name in ids if name not in {"failed", "succeeded"}} - store.ran == set()
+        assert living(ids) - store.ran == set()
     finally:
         store.close()
 

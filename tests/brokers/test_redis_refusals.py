@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from poolrt.brokers.base import Found
 from poolrt.brokers.redis import RedisBroker
 from poolrt.brokers.redis.address import Address
 from poolrt.errors import BrokerBusy, BrokerError, BrokerFull, BrokerReadOnly, BrokerUnreachable
@@ -67,7 +68,7 @@ def test_maxmemory(own_servers: Servers, open_redis: Open, program: str | None) 
         broker.enqueue([item(), item()])
     before = broker.depth()
     assert broker.settle([done(held)], 1, 2).stale == 0
-    assert broker.find(first) == (first, TaskState.SUCCEEDED, None, b"record", 0)
+    assert broker.find(first) == Found(first, TaskState.SUCCEEDED, None, b"record", 0)
     assert broker.renew("inc") == {"inc": 1}
     assert broker.resume() == [(1, 1), (2, 0)]
     assert broker.release([other]) == 1

@@ -9,7 +9,9 @@ import pytest
 
 from poolrt.brokers.redis import RedisBroker
 from poolrt.errors import BrokerBusy, BrokerError, BrokerUnreachable
-from poolrt.message import Enqueue, new_task_id
+from poolrt.message import Enqueue, Outcome, Owner, new_task_id
+from poolrt.states import TaskState
+from poolrt.terms import Gate, Unique
 from tests.brokers.connections import SECRET, answer, array, ask, connected, hello, refused
 from tests.servers import until
 
@@ -25,6 +27,16 @@ def test_a_broker_works_through_each(redis_server, redis_cluster, own_servers):
         broker = RedisBroker(url)
         assert broker.enqueue([Enqueue(new_task_id(), b"envelope", "default", 0, None)]) == [True], url
         assert broker.depth().queued == 1
+        broker.join("inc", "node")
+        broker.attach(Owner("inc", 0, 1))
+        terms = ("t", Gate("k", rate=0.01, slots=1), Unique("key"))
+        assert broker.enqueue([Enqueue(new_task_id(), b"", "default", 9, None, *terms)]) == [True]
+        assert broker.enqueue([Enqueue(new_task_id(), b"", "default", 9, None, *terms)]) == [False]
+        held = broker.settle([], 9, 1).deliveries
+        assert len(held) == 2
+        assert broker.settle([Outcome(each, TaskState.SUCCEEDED) for each in held], 9, 2).deliveries == []
+        assert broker.promote() is None
+        broker.purge()
         broker.close()
 
 

@@ -14,6 +14,7 @@ from poolrt.brokers.redis.owner import WAIT
 from poolrt.clock import FakeClock
 from poolrt.errors import Fenced
 from poolrt.message import Enqueue, Outcome, Owner, Requeue, new_task_id
+from poolrt.queue_choice import QueueChoice
 from poolrt.states import TaskState
 from tests.brokers.waiter import Waiter
 from tests.servers import Server, Servers, until
@@ -67,7 +68,7 @@ def child(open_broker: Child, broker: RedisBroker) -> Child:
 
     def make(slot: int = 0, generation: int = 1, queues: tuple[str, ...] = ()) -> RedisBroker:
         client = open_broker()
-        client.attach(Owner("inc", slot, generation), queues)
+        client.attach(Owner("inc", slot, generation), QueueChoice(queues))
         return client
 
     return make

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from poolrt.brokers.base import Found
 from poolrt.brokers.sqlite import SqliteBroker, schema
 from poolrt.hygiene.findings import LeakKind, LeakRow
-from poolrt.message import Owner
+from poolrt.message import Enqueue, Owner
+from poolrt.queue_choice import QueueChoice
 from poolrt.states import TaskState
+from poolrt.terms import Gate, Unique
 
 Open = Callable[..., SqliteBroker]
 
@@ -58,7 +61,19 @@ pragma user_version = 2;
 """
 )
 
-OLDER = pytest.mark.parametrize("tables", [VERSION_1, VERSION_2], ids=["version 1", "version 2"])
+VERSION_3 = (
+    VERSION_2
+    + """
+create table leak (
+    kind text not null, task text not null, what text not null, count integer not null, runs integer not null,
+    first_seen real not null, last_seen real not null, reason text not null, stack text not null,
+    primary key (kind, task, what)) without rowid;
+pragma user_version = 3;
+"""
+)
+
+VERSIONS = {"version 1": VERSION_1, "version 2": VERSION_2, "version 3": VERSION_3}
+OLDER = pytest.mark.parametrize("tables", VERSIONS.values(), ids=VERSIONS.keys())
 
 
 @OLDER
@@ -69,9 +84,9 @@ def test_an_older_file(file: Path, open_broker: Open, tables: str) -> None:
     db.close()
     file.chmod(0o600)
     broker = open_broker()
-    assert broker.find("ended") == ("ended", TaskState.SUCCEEDED, None, b"\x04", 0)
+    assert broker.find("ended") == Found("ended", TaskState.SUCCEEDED, None, b"\x04", 0)
     client = open_broker()
-    client.attach(Owner("inc", 0, 1), ["mail"])
+    client.attach(Owner("inc", 0, 1), QueueChoice(("mail",)))
     (first, second) = client.resume()
     assert (first[0], second[0]) == (4, 4)
     assert broker.cancel_held("held-1")
@@ -85,6 +100,12 @@ def test_an_older_file(file: Path, open_broker: Open, tables: str) -> None:
     leak = LeakRow(LeakKind.FILES, "t", "/tmp/x", 1, 2, 3.0, 4.0, "it leaves /tmp/x")
     broker.note_leaks([leak], call="1")
     assert client.leaks() == [leak]
+    limited = Enqueue("limited", b"x" * 100_000, "mail", 0, None, gate=Gate("key", slots=1), unique=Unique("key"))
+    assert broker.enqueue([limited, limited._replace(id="other", unique=None)]) == [True, True]
+    assert [delivery.task_id for delivery in client.settle([], 9, 8).deliveries] == ["limited"]
+    broker.note_progress("limited", b"half", 10)
+    assert broker.messages("limited", 1)[0][0].id == "other"
+    assert broker.unique_holder("key") == "limited"
 
 
 @OLDER

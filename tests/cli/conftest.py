@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from poolrt.cli.main import run
+from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +42,21 @@ def logger_as_it_was() -> Iterator[None]:
     before = (logger.handlers[:], logger.level, logger.propagate)
     yield
     logger.handlers[:], logger.level, logger.propagate = before
+
+
+@pytest.fixture(scope="session", params=["sqlite", "redis"])
+def service(request: pytest.FixtureRequest) -> Server | None:
+    """The shared server of the broker under test; None where its store is a file."""
+    if request.param == "sqlite":
+        return None
+    server: Server = request.getfixturevalue("redis_server")  # here, so that no test is blamed for it
+    return server
+
+
+@pytest.fixture
+def store(service: Server | None, node_dir: Path) -> str:
+    """The URL of an empty broker of each kind."""
+    return service.url(namespace=f"t-{uuid.uuid4().hex}") if service else f"sqlite:///{node_dir}/store.db"
 
 
 @pytest.fixture

@@ -148,9 +148,9 @@ def test_nodes_forget(poolrt, nodes):
 def test_the_brokers_table(poolrt, store):
     """By its URL, whole for a script; and it can be forgotten."""
     broker, url = store
-    assert json.loads(poolrt("leaks", "--broker", url, "--json").out)["leaks"] == [a_leak().as_object()]
-    assert "3,000" in poolrt("leaks", "--broker", url).out
-    assert json.loads(poolrt("leaks", "--broker", url, "--json", "--forget").out) == {"schema": 1, "forgotten": 1}
+    assert json.loads(poolrt("leaks", url, "--json").out)["leaks"] == [a_leak().as_object()]
+    assert "3,000" in poolrt("leaks", url).out
+    assert json.loads(poolrt("leaks", url, "--json", "--forget").out) == {"schema": 1, "forgotten": 1}
     assert broker.leaks() == []
 
 

@@ -124,7 +124,7 @@ def test_no_row_is_wider_than_the_terminal(width):
 def test_columns_go_in_the_order_of_their_worth():
     """The narrower, the fewer: a column that is dropped stays dropped, and slot and task stay to the end."""
     widths = [10] * len(COLUMNS)
-    kept = [set(fitting_columns(widths, width)) for width in range(200, 10, -10)]
+    kept = [set(fitting_columns(COLUMNS, widths, width)) for width in range(200, 10, -10)]
     assert kept[0] == set(range(len(COLUMNS)))
     assert all(later <= earlier for earlier, later in itertools.pairwise(kept))
     assert {COLUMNS[index].title for index in kept[-1]} == {"SLOT", "TASK", "RUNNING"}

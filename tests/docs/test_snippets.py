@@ -368,12 +368,29 @@ def test_every_snippet_of_a_page_does_what_the_page_says(page: Path, reader: Cal
     reader(page).read()
 
 
+APP = """
+from poolrt import App
+
+app = App("proj", broker="sqlite:///proj.db")
+
+
+@app.task
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@app.task
+def resize(name: str, width: int) -> None:
+    pass
+"""
+
+
 def test_every_example_of_the_command_reference_works(reader: Callable[[Path], Reader], node_dir: Path) -> None:
     """Each example of the generated docs/reference/cli.md exits 0, with an app at the place that it names."""
     page = ROOT / "docs" / "reference" / "cli.md"
     app = node_dir / "proj" / "tasks.py"
     app.parent.mkdir()
-    app.write_text('from poolrt import App\n\napp = App("proj", broker="sqlite:///proj.db")\n')
+    app.write_text(APP)
     examples = [line for each in snippets(page) if each.language == "sh" for line in each.body.splitlines()]
     commands = [line for line in examples if not line.startswith("#")]
     assert commands
@@ -381,7 +398,7 @@ def test_every_example_of_the_command_reference_works(reader: Callable[[Path], R
     for command in commands:
         if command == "poolrt demo" or command.startswith("poolrt dead show"):
             continue  # the same run as its --json, which is here; a task of that id: see how-to/read-a-crash-report.md
-        if command.startswith(("poolrt status", "poolrt top", "poolrt leaks")):
+        if command.startswith(("poolrt status", "poolrt top", "poolrt leaks", "poolrt enqueue")):
             someone.keep_on("poolrt serve proj.tasks:app --node-name web-1")
         in_a_terminal = f"{sys.executable} -c '{IN_A_TERMINAL}' " if command.startswith("poolrt top") else ""
         someone.try_out(in_a_terminal + command)

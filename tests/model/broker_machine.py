@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from poolrt.brokers.base import Broker, Buried
+from poolrt.brokers.base import Broker, Buried, Found
 from poolrt.clock import FakeClock
 from poolrt.errors import Fenced
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
@@ -365,10 +365,10 @@ class Machine(RuleBasedStateMachine):
                 message = stored[task]
                 reserved = TaskState.RESERVED if message.owner else TaskState.QUEUED
                 state = TaskState.DELAYED if message.delayed else reserved
-                assert found == (task, state, message.envelope, None, message.lost)
+                assert found == Found(task, state, message.envelope, None, message.lost)
             elif task in self.records:
                 state, record, _, lost = self.records[task]
-                assert found == (task, state, None, record, lost)
+                assert found == Found(task, state, None, record, lost)
             else:
                 assert found is None
 

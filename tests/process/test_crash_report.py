@@ -116,12 +116,12 @@ def test_dead_show_prints_it(start, tasks, url, capsys):
     node = start()
     node.wait_event("task-dead")
     assert node.stop() == 0
-    assert run(["dead", "show", result.id, "--broker", url]) == 0
+    assert run(["dead", "show", url, result.id]) == 0
     shown = capsys.readouterr().out
     assert "call      crash_report.die(<str 12>, <str 7>)" in shown
     assert "last: killed by SIGSEGV while running crash_report.die" in shown
     assert "in die" in shown
     assert "  the last line of stderr" in shown
     assert SECRET not in shown
-    assert run(["dead", "list", "--broker", url, "--json"]) == 0
+    assert run(["dead", "list", url, "--json"]) == 0
     assert [each["id"] for each in json.loads(capsys.readouterr().out)["dead"]] == [result.id]

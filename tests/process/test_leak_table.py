@@ -88,8 +88,8 @@ def test_it_is_shown_and_outlives_the_node(serve, leaky, app, port, place):
     assert shown["count"] <= kept["count"] <= 120
     rows = app.broker.leaks()
     url = f"sqlite:///{place}/p.db"
-    assert json.loads(command("--broker", url, "--json"))["leaks"] == [each.as_object() for each in rows]
-    assert command("--broker", url, "--forget") == f"{len(rows)} forgotten\n"
+    assert json.loads(command(url, "--json"))["leaks"] == [each.as_object() for each in rows]
+    assert command(url, "--forget") == f"{len(rows)} forgotten\n"
     assert app.broker.leaks() == []
 
 

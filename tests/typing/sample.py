@@ -5,9 +5,52 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, assert_type
 
-from poolrt import App, AsyncResult, Request, Supervisor, Task, TaskState
+import msgspec
 
-app = App("typed", broker="sqlite:///typed.db", result_ttl="1d")
+from poolrt import (
+    App,
+    AsyncResult,
+    Ended,
+    Ignore,
+    Middleware,
+    Reject,
+    Request,
+    Retry,
+    Supervisor,
+    Task,
+    TaskState,
+    as_completed,
+    current_task,
+    progress,
+    update_state,
+)  # fmt: skip
+from poolrt.message import Message
+
+
+class Tracing(Middleware):
+    def before_enqueue(self, message: Message) -> Message | None:
+        return msgspec.structs.replace(message, headers={"trace": "1"})
+
+    def after_run(self, request: Request, ended: Ended) -> None:
+        assert_type(ended.status, str)
+        assert_type(request.deadline, float | None)
+
+
+class Base(Task[..., Any]):
+    queue = "base"
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: str) -> None: ...
+
+
+def route(name: str, args: Any, kwargs: Any, options: Any) -> str | None:
+    return None
+
+
+app = App(
+    "typed", broker="sqlite:///typed.db", result_ttl="1d", routes={"mail.*": "mail"}, middleware=[Tracing()],
+    task_base=Base,
+)  # fmt: skip
+App("routed", routes=route)
 
 
 # ---- declarations
@@ -47,6 +90,40 @@ async def async_bound(self: Task[Any, Any], a: int) -> dict[str, int]:
     return {}
 
 
+@app.task(
+    base=Base, retry_for=OSError, no_retry_for=[TimeoutError], retry_backoff_max="10m", retry_jitter=False,
+    retry_within="1h", rate_limit="100/s", max_concurrency=2, limit_key=lambda x: f"tenant-{x}", unique_for="1m",
+    unique_key=str, track_started=True, result_ttl="1h", max_retries=None,
+)  # fmt: skip
+def everything(x: int) -> int:
+    progress(1, 2)
+    update_state("loading", {"file": 1})
+    task = current_task()
+    if task is not None:
+        assert_type(task.request, Request)
+    raise Retry(countdown="5m", exc=ValueError()) if x else Reject("no", requeue=True) if x > 1 else Ignore()
+
+
+class Mail(Task[[str, int], bool]):
+    priority = 3
+
+    def run(self, to: str, copies: int) -> bool:
+        self.update_state(state="PROGRESS", meta={"current": 1})
+        self.progress(1, 2)
+        if not to:
+            self.retry(exc=ValueError(), countdown=5)
+        return True
+
+
+class Loose(Base):
+    def run(self, to: str) -> bool:
+        return True
+
+
+send = app.register_task(Mail(), queue="mail")
+loose = app.register_task(Loose(), name="loose")
+
+
 @app.task()
 def nothing() -> None: ...
 
@@ -59,7 +136,10 @@ assert_type(nothing.delay(), AsyncResult[None])
 assert_type(add.delay(1, 2), AsyncResult[int])
 assert_type(add.delay(x=1, y=2).get(timeout=1), int)
 assert_type(add.delay(1, 2).result, int | BaseException | None)
-assert_type(add.delay(1, 2).state, TaskState)
+assert_type(add.delay(1, 2).state, TaskState | str)
+assert_type(add.delay(1, 2).get(propagate=True), int)
+assert_type(add.delay(1, 2).get(propagate=False), int | BaseException)
+assert_type(list(as_completed(add.enqueue_many([(1, 2)]))), list[AsyncResult[int]])
 assert_type(add.delay(1, 2).traceback, str | None)
 assert_type(add(1, 2), int)
 assert_type(add.apply_async((1, 2), countdown="5m", priority=3).get(), int)
@@ -71,7 +151,28 @@ assert_type(slow.delay(1).get(), list[str])
 assert_type(bound.delay(1, b="x").get(), float)
 assert_type(async_bound.delay(1).get(), dict[str, int])
 assert_type(app.result("id").get(), Any)
+assert_type(everything.delay(1).get(), int)
+assert_type(send, Mail)
+assert_type(send.delay("me", 1), AsyncResult[bool])
+assert_type(send.run("me", 1), bool)
+assert_type(send("me", 1), bool)
+assert_type(loose.delay("me").get(), Any)
+add.apply_async(
+    (1, 2), headers={"a": "b"}, ignore_result=False, result_ttl="1h", track_started=True, max_retries=5,
+    time_limit="5m", soft_time_limit=5, memory_limit="1GiB",
+)  # fmt: skip
 add.apply_async((1, 2), eta=dt.datetime.now(dt.UTC), expires=30, queue="q", task_id="id")
+
+
+async def in_a_loop() -> None:
+    """The same for an event loop."""
+    assert_type(await add.adelay(1, y=2), AsyncResult[int])
+    assert_type(await add.aapply_async((1, 2), countdown=5), AsyncResult[int])
+    assert_type(await add.delay(1, 2), int)
+    assert_type(await fetch.delay("url").aget(timeout=1), bytes)
+    async for result in as_completed([add.delay(1, 2)]):
+        assert_type(result, AsyncResult[int])
+
 
 with Supervisor(app, concurrency=2) as pool:
     assert_type(pool, Supervisor)
@@ -79,6 +180,13 @@ with Supervisor(app, concurrency=2) as pool:
 
 
 # ---- mistakes
+
+
+async def mistakes_in_a_loop() -> None:
+    """What a type checker finds there."""
+    await add.adelay(1, "x")  # E: arg-type
+    await fetch.adelay(5)  # E: arg-type
+
 
 add.delay(1, "x")  # E: arg-type
 add.delay(1)  # E: call-arg
@@ -92,11 +200,17 @@ mail.delay(to=None)  # E: arg-type
 bound.delay("a")  # E: arg-type
 async_bound.delay(bound, 1)  # E: call-arg, arg-type
 text: str = add.delay(1, 2).get()  # E: assignment
-add.delay(1, 2).get(timeout="5s")  # E: arg-type
+add.delay(1, 2).get(timeout="5s")  # E: call-overload
 add.apply_async((1, 2), eta="tomorrow")  # E: arg-type
 add.apply_async((1, 2), countdwon=5)  # E: call-arg
 add.apply_async((1, 2), priority="high")  # E: arg-type
 add.delay(1, 2).id()  # E: operator
+send.delay("me")  # E: call-arg
+send.delay("me", "1")  # E: arg-type
+add.apply_async((1, 2), headers={"a": 1})  # E: dict-item
+app.register_task(add.function)  # E: type-var
+App("x", middleware=[Tracing])  # E: list-item
+App("x", routes={"a": 1})  # E: dict-item
 App("x", broker=5)  # E: arg-type
 
 
@@ -114,3 +228,11 @@ def no_class(self: Task[Any, Any]) -> None: ...
 
 @app.task(memory_limit=512)  # E: call-overload, untyped-decorator
 def bare_size() -> None: ...
+
+
+@app.task(rate_limit=[1])  # E: call-overload, untyped-decorator
+def no_rate() -> None: ...
+
+
+@app.task(base=int)  # E: arg-type
+def no_task_class() -> None: ...

@@ -1,9 +1,11 @@
-"""mypy sees what a task takes and gives: the sample's errors are found, and no other."""
+"""mypy and pyright see what a task takes and gives: the sample's errors are found, and no other."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +54,25 @@ def test_sample(private_tmp: Path) -> None:
         if error:
             found.setdefault(int(error[1]), set()).add(error[2])
     assert found == expected()
+
+
+@pytest.mark.timeout(180)  # its first start unpacks itself
+def test_sample_under_pyright(private_tmp: Path) -> None:
+    """pyright finds an error in each line where one is announced, and in no other."""
+    pytest.importorskip("pyright")
+    folder = private_tmp / "pyright"
+    folder.mkdir()
+    (folder / "sample.py").write_text(SAMPLE.read_text())
+    settings = {"include": ["sample.py"], "extraPaths": [str(ROOT)], "pythonPlatform": "Linux"}
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable], cwd=folder,
+            capture_output=True, text=True, timeout=170, check=False,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(folder)
+    told = json.loads(done.stdout)["generalDiagnostics"]
+    errors = [each for each in told if each["severity"] == "error" and each["file"].endswith("sample.py")]
+    found = {each["range"]["start"]["line"] + 1: each["message"] for each in errors}
+    assert sorted(found) == sorted(expected()), found

@@ -21,6 +21,8 @@ FLOORS = (
     (
         "units",
         "settings",
+        "queue_choice",
+        "terms",
         "message",
         "codec",
         "script",

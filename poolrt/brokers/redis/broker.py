@@ -10,41 +10,53 @@ It must never decode an envelope. What happens in a script happens wholly or, be
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from poolrt.brokers.base import Broker, Buried, Depth, Found, QueueDepth, Settled
+from poolrt.brokers.base import Buried, Found, Settled
 from poolrt.brokers.redis import wire
 from poolrt.brokers.redis.address import Address
 from poolrt.brokers.redis.bell import Bell
 from poolrt.brokers.redis.bulk import Storing
 from poolrt.brokers.redis.calls import Calls
 from poolrt.brokers.redis.channel import Deadline
+from poolrt.brokers.redis.found import found_in, text_of, texts
 from poolrt.brokers.redis.mending import repair
 from poolrt.brokers.redis.node_folder import node_folder
+from poolrt.brokers.redis.operators import Operators
 from poolrt.brokers.redis.owner import OwnerChannel
 from poolrt.brokers.redis.scripts import script
 from poolrt.brokers.redis.waiting import Waiting
+from poolrt.brokers.redis.watching import RedisWatch
 from poolrt.clock import Clock, SystemClock
-from poolrt.errors import BrokerDamaged, BrokerError, ConfigurationError, Fenced
+from poolrt.errors import BrokerDamaged, BrokerError, Fenced
 from poolrt.hygiene.findings import LeakRow, LeakTable
-from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
-from poolrt.states import FINAL, TaskState
+from poolrt.message import ENDLESS, Delivery, Enqueue, Outcome, Owner, Requeue
+from poolrt.queue_choice import ALL_QUEUES, QueueChoice
+from poolrt.states import TaskState
 
 PROMOTED_AT_ONCE: Final = 1000
 """Delayed messages queued by one script; more would keep the server from others for too long."""
+_ROUNDED: Final = 1e-6
+"""Seconds by which the sums of times may be off: who waits so much longer is not too early."""
 _LOOK_AGAIN: Final = 5.0
 """Seconds after which a waiter looks for the record though nobody has told it: the server may have been another."""
 
 
-class RedisBroker(Broker):
+def _by_the_server() -> str:
+    return ""
+
+
+class RedisBroker(Operators):
     """A Redis or Valkey server (one, Sentinel's or a Cluster's) as broker and result store.
 
     Args:
         url: see brokers/redis/address.py. Nothing is opened.
         timeout: the longest any call but ``wait`` may take, in seconds; None: what the URL says.
-        clock: whose wall time decides what is due and what has passed.
+        clock: whose wall time decides what is due and what has passed. Gates count by the server's clock, so that
+            there is one for all nodes, unless one is given here.
     """
 
     trusted = False
@@ -57,6 +69,7 @@ class RedisBroker(Broker):
         self._address = Address.parse(url)
         self.url = self._address.url
         self._clock = clock or SystemClock()
+        self._gate_time: Callable[[], float | str] = clock.wall if clock is not None else _by_the_server
         self._calls = Calls(self._address, timeout or self._address.timeout, self._clock)
         self._storing = Storing(self._calls, self._clock)
         self._owner: OwnerChannel | None = None
@@ -108,9 +121,24 @@ class RedisBroker(Broker):
         """See ``Broker``. While the server stores one batch the next is made."""
         self._storing.store_each(batches, stored)
 
+    def unique_holder(self, key: str) -> str | None:
+        """See ``Broker``."""
+        holder = self._calls.run("unique_holder", key, self._clock.wall())
+        return None if holder is None else text_of(holder)
+
+    def note_progress(self, task_id: str, progress: bytes, ttl: float) -> None:
+        """See ``Broker``. The server's clock ends it."""
+        if ttl > 0:
+            self._calls.run("note_progress", task_id, progress, max(1, int(min(ttl, ENDLESS) * 1000)))
+
+    def retry(self, item: Enqueue) -> bool:
+        """See ``Broker``."""
+        now = self._clock.wall()
+        return bool(self._calls.run("retry", now, secrets.token_hex(8), wire.items_blob([item], now)))
+
     def find(self, task_id: str) -> Found | None:
         """See ``Broker``."""
-        return _found(task_id, self._calls.run("find", task_id))
+        return found_in(task_id, self._calls.run("find", task_id))
 
     def wait(self, task_id: str, timeout: float | None) -> Found | None:
         """See ``Broker``. Where the server does not answer it takes the broker's timeout longer, and no more."""
@@ -118,7 +146,7 @@ class RedisBroker(Broker):
         at_last = None if timeout is None else Deadline(timeout + self.timeout)
 
         def look() -> Found | None:
-            return _found(task_id, self._calls.run("find", task_id, deadline=at_last))
+            return found_in(task_id, self._calls.run("find", task_id, deadline=at_last))
 
         found = look()
         if found is None or found.record is not None:
@@ -133,6 +161,10 @@ class RedisBroker(Broker):
                 if deadline.left() <= 0:
                     return None
                 waiting.nap(min(deadline.left(), _LOOK_AGAIN))
+
+    def watch(self) -> RedisWatch:
+        """See ``Broker``."""
+        return RedisWatch(self._address, self._calls)
 
     def cancel(self, task_id: str, outcome_of: Callable[[Delivery], Outcome]) -> bool:
         """See ``Broker``."""
@@ -187,14 +219,14 @@ class RedisBroker(Broker):
     def others(self) -> list[tuple[str, str]]:
         """See ``Broker``."""
         names = self._calls.attempt(lambda channel: channel.ask("HGETALL", self._key("nodes")))
-        return list(zip(_texts(names[::2]), _texts(names[1::2]), strict=True))
+        return list(zip(texts(names[::2]), texts(names[1::2]), strict=True))
 
     def renew(self, incarnation: str) -> dict[str, int]:
         """See ``Broker``."""
         beats = self._calls.run("renew", incarnation)
         if beats is None:
             raise Fenced(f"incarnation {incarnation} has left this broker, was rescued, or the broker is another")
-        pairs = zip(_texts(beats[::2]), beats[1::2], strict=True)
+        pairs = zip(texts(beats[::2]), beats[1::2], strict=True)
         return {name: int(beat) for name, beat in pairs if beat.isdigit()}
 
     def to_cancel(self, incarnation: str) -> list[tuple[Owner, Delivery]]:
@@ -239,12 +271,13 @@ class RedisBroker(Broker):
     def promote(self) -> float | None:
         """See ``Broker``."""
         now = self._clock.wall()
-        following = self._calls.run("promote", now, PROMOTED_AT_ONCE)
-        return None if following is None else max(0.0, float(following) - now)
+        due, opens = self._calls.run("promote", now, PROMOTED_AT_ONCE, self._gate_time())
+        waits = [*([float(due) - now] if due else ()), *([float(opens) + _ROUNDED] if opens else ())]
+        return max(0.0, min(waits)) if waits else None
 
     def purge(self, limit: int = 1000) -> int:
         """See ``Broker``."""
-        return int(self._calls.run("purge", self._clock.wall(), limit))
+        return int(self._calls.run("purge", self._clock.wall(), limit, self._gate_time()))
 
     def nudge(self) -> None:
         """See ``Broker``."""
@@ -259,11 +292,11 @@ class RedisBroker(Broker):
 
     # ---- children
 
-    def attach(self, owner: Owner, queues: Collection[str] = ()) -> None:
+    def attach(self, owner: Owner, queues: QueueChoice = ALL_QUEUES) -> None:
         """See ``Broker``."""
         if self._owner is not None and self._owner.is_ours():
             self._owner.close()
-        self._owner = OwnerChannel(self._address, self.timeout, self._clock, owner, queues)
+        self._owner = OwnerChannel(self._address, self.timeout, self._clock, owner, queues, self._gate_time)
         self._owner.attach()
 
     def submit(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> None:
@@ -286,64 +319,6 @@ class RedisBroker(Broker):
         """See ``Broker``."""
         return self._attached().release(deliveries)
 
-    # ---- operators
-
-    def depth(self) -> Depth:
-        """See ``Broker``."""
-        delayed, messages, dead, *queues = self._calls.run("depth")
-        queued = sum(count for _, _, count, _ in queues)
-        ages = [self._age(since) for _, _, _, since in queues if since]
-        return Depth(queued, delayed, max(0, messages - queued - delayed), dead, max(ages, default=None))
-
-    def queues(self) -> list[QueueDepth]:
-        """See ``Broker``."""
-        _, _, _, *queues = self._calls.run("depth")
-        return sorted(
-            QueueDepth(_text(name), count, flag == b"0", self._age(since) if since else None)
-            for name, flag, count, since in queues
-            if count or flag == b"0"
-        )
-
-    def pause(self, queue: str) -> None:
-        """See ``Broker``."""
-        self._calls.run("pause", queue)
-
-    def unpause(self, queue: str) -> None:
-        """See ``Broker``."""
-        self._calls.run("unpause", queue)
-
-    def empty(self, queue: str, limit: int = 10_000) -> int:
-        """See ``Broker``."""
-        return int(self._calls.run("queue_head", "empty", queue, limit))
-
-    def move(self, queue: str, to: str, limit: int = 10_000) -> int:
-        """See ``Broker``."""
-        return int(self._calls.run("queue_head", "move", queue, limit, to))
-
-    def peek(self, queue: str, limit: int = 100) -> list[Found]:
-        """See ``Broker``."""
-        told = self._calls.run("queue_head", "peek", queue, limit)
-        return [_waiting(_text(task), value) for task, value in zip(told[::2], told[1::2], strict=True)]
-
-    def ended(self, state: TaskState, limit: int = 100) -> list[Found]:
-        """See ``Broker``."""
-        if state not in FINAL:
-            raise ConfigurationError(f"{state!r} is not a final state")
-        records = self._calls.run("ended", state, limit)
-        return [
-            _recorded(_text(task), value)
-            for task, value in zip(records[::2], records[1::2], strict=True)
-            if wire.is_record(value)
-        ]
-
-    def leaks(self) -> list[LeakRow]:
-        """See ``Broker``."""
-        return LeakTable(wire.read_leaks(self._calls.run("leaks"))).rows()
-
-    def forget_leaks(self) -> int:
-        """See ``Broker``."""
-        return int(self._calls.run("forget_leaks"))
-
     def close(self) -> None:
         """See ``Broker``."""
         self._calls.close()
@@ -359,37 +334,3 @@ class RedisBroker(Broker):
 
     def _key(self, name: str) -> str:
         return f"{{{self._address.namespace}}}:{name}"
-
-    def _age(self, since: bytes) -> float:
-        return max(0.0, self._clock.wall() - float(since))
-
-
-def _found(task_id: str, told: Any) -> Found | None:
-    if told is None:
-        return None
-    kind, value = told
-    if kind != b"record":
-        return _waiting(task_id, value, TaskState(kind.decode()))
-    if not wire.is_record(value):
-        raise BrokerDamaged(f"the record of {task_id} cannot be read; forget() drops it")
-    return _recorded(task_id, value)
-
-
-def _recorded(task_id: str, value: bytes) -> Found:
-    kept = wire.read_kept(value)
-    return Found(task_id, kept.state, None, kept.record, kept.lost)
-
-
-def _waiting(task_id: str, value: bytes, state: TaskState = TaskState.QUEUED) -> Found:
-    if not wire.is_readable(value):
-        return Found(task_id, state, value, None, 0)  # somebody else's; a child sets it aside
-    stored = wire.read_stored(value)
-    return Found(task_id, state, stored.envelope, None, stored.lost)
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
-
-
-def _texts(values: Sequence[bytes]) -> list[str]:
-    return [_text(value) for value in values]

@@ -58,7 +58,8 @@ class Storing:
         self._producers = Producers()
 
     def store(self, batch: Batch) -> list[bool]:
-        """Store a batch; for each message whether it was new. After a lost answer all count as new, if they came."""
+        """Store a batch; for each message whether it was new. After a lost answer all count as new, if they came, but
+        those whose unique key is another's."""
         return self._finish(self._begin(batch))
 
     def store_each(self, batches: Iterable[Batch], stored: Callable[[Batch], None]) -> None:
@@ -92,7 +93,13 @@ class Storing:
             self._producers.doubt(call.producer, call.batch)
             raise
         self._producers.end(call.producer)
-        return [True] * len(call.batch) if reply == _DONE_BEFORE else [bool(each) for each in reply]
+        return [self._may_be(each, call) for each in call.batch] if reply == _DONE_BEFORE else [bool(n) for n in reply]
+
+    def _may_be(self, item: Enqueue, call: Call) -> bool:
+        if item.unique is None:
+            return True
+        holder = self._calls.run("unique_holder", item.unique.key, call.now, deadline=call.deadline)
+        return holder is None or holder.decode() == item.id
 
     def _take_answers(self, pipe: _Pipe, at_most: int, stored: Callable[[Batch], None]) -> None:
         """Read answers until no more than so many calls are without one; where the pipe broke, make each again."""

@@ -11,7 +11,8 @@ was killed (20 times of 20). So each request carries the epoch, and ``resume`` b
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+import random
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -26,6 +27,7 @@ from poolrt.brokers.redis.scripts import script
 from poolrt.clock import Clock
 from poolrt.errors import BrokerDamaged, BrokerUnreachable, Fenced
 from poolrt.message import Delivery, Outcome, Owner
+from poolrt.queue_choice import ALL_QUEUES, QueueChoice
 from poolrt.shielding import SHIELD
 
 WAIT: Final = 1
@@ -33,10 +35,28 @@ WAIT: Final = 1
 UNREADABLE: Final = "its stored form cannot be read"
 
 
-class OwnerChannel:
-    """The connection of one owner in one process."""
+def drawn(names: Sequence[str], weights: Sequence[int]) -> tuple[str, ...]:
+    """``names`` in an order drawn by weight: one of twice the weight is first twice as often (Efraimidis, Spirakis)."""
+    keys = [random.random() ** (1 / weight) for weight in weights]
+    return tuple(name for _, name in sorted(zip(keys, names, strict=True), reverse=True))
 
-    def __init__(self, address: Address, timeout: float, clock: Clock, owner: Owner, queues: Collection[str]) -> None:
+
+class OwnerChannel:
+    """The connection of one owner in one process.
+
+    Args:
+        address: of the server.
+        timeout: of its calls, in seconds.
+        clock: its wall time.
+        owner: who it is.
+        queues: what it reserves from.
+        gate_time: the time by which gates count, for a test; else empty: the server's.
+    """
+
+    def __init__(
+        self, address: Address, timeout: float, clock: Clock, owner: Owner, queues: QueueChoice,
+        gate_time: Callable[[], float | str],
+    ) -> None:  # fmt: skip
         self.owner = owner
         self._timeout = timeout
         self._clock = clock
@@ -45,8 +65,9 @@ class OwnerChannel:
         self._tag = f"{{{address.namespace}}}".encode()
         self._who = f"{owner.slot}.{owner.generation}"
         self._epoch = 0
-        self._queues = list(queues)
-        self._choice = wire.blob((self._queues, ())) if self._queues else b""
+        self._queues = queues
+        self._choice = b"" if queues == ALL_QUEUES else self._chosen(())
+        self._gate_time = gate_time
         self._waits = False
         """Whether the answer to a BLPOP comes before that of the one submit without an answer."""
         self._unanswered: list[int] = []
@@ -83,9 +104,10 @@ class OwnerChannel:
         """See ``Broker.submit_when_woken``."""
         with SHIELD:
             self._open_again()
-            keys = [self._tag + b":wake:" + name.encode() for name in self._queues]
+            keys = [self._tag + b":wake:" + name.encode() for name in self._queues.names]
             if not keys:  # the last one is told of queues that are not known yet
-                known = self._channel.ask("HKEYS", self._tag + b":queues")
+                unwanted = {name.encode() for name in self._queues.without}
+                known = [name for name in self._channel.ask("HKEYS", self._tag + b":queues") if name not in unwanted]
                 keys = [*(self._tag + b":wake:" + name for name in known), self._tag + b":wake"]
             self._channel.send("BLPOP", *keys, WAIT)
             self._waits = True
@@ -93,13 +115,20 @@ class OwnerChannel:
             return self._channel.fileno()
 
     def _send(self, outcomes: Sequence[Outcome], reserve: int, n: int, without: Collection[str]) -> None:
-        choice = wire.blob((self._queues, list(without))) if without else self._choice
+        choice = self._chosen(without) if without or self._queues.weights else self._choice
         now = self._clock.wall()
         self._channel.send_script(
             script("settle"), self.owner.incarnation, self._who, self._epoch,
-            wire.outcomes_blob(outcomes, now), reserve, n, now, choice,
+            wire.outcomes_blob(outcomes, now), reserve, n, now, choice, self._gate_time(),
         )  # fmt: skip
         self._unanswered.append(n)
+
+    def _chosen(self, without: Collection[str]) -> bytes:
+        """The choice of queues as lua/settle.lua takes it, with the tasks that are left to others."""
+        names, unwanted, strict, weights = self._queues
+        if weights:
+            names, strict = drawn(names, weights), True
+        return wire.blob((tuple(dict.fromkeys(names)), tuple(without), strict, unwanted))
 
     def answer(self) -> Settled:
         """See ``Broker.answer``."""

@@ -53,8 +53,8 @@ _RANKS: Final = [(HIGHEST_PRIORITY - priority) << 48 for priority in range(HIGHE
 _COUNTS: Final = [bytes((0, 0, priority)) for priority in range(HIGHEST_PRIORITY + 1)]
 """lost, suspect and priority of a new message, as msgpack writes them."""
 
-Item = tuple[str, str, int, float | bool, msgspec.Raw]
-"""id, queue, rank, eta, tail: the stored message behind its ``seq``."""
+Item = tuple[object, ...]
+"""id, queue, rank, eta, tail: the stored message behind its ``seq``; then the gate and what is unique, if any."""
 
 
 def _text(data: bytes) -> msgspec.Raw:
@@ -65,9 +65,26 @@ def _text(data: bytes) -> msgspec.Raw:
 def items_of(messages: Iterable[Enqueue], now: float) -> list[Item]:
     """The messages as ``place`` of lua/parts takes them; raises ConfigurationError for what could not be kept."""
     return [
-        (each.id, each.queue, _rank(each), False if each.eta is None else float(each.eta), _text(_tail(each, now)))
+        (
+            each.id,
+            _inner_queue(each),
+            _rank(each),
+            False if each.eta is None else float(each.eta),
+            _text(_tail(each, now)),
+            *(() if each.gate is None and each.unique is None else _terms(each)),
+        )
         for each in messages
     ]
+
+
+def _inner_queue(message: Enqueue) -> str:
+    """The queue that the server keeps it in: behind a gate it is one of the gate's own (lua/parts/gates.lua)."""
+    return message.queue if message.gate is None else f"{message.queue}\0{message.gate.key}"
+
+
+def _terms(message: Enqueue) -> tuple[object, object]:
+    gate, unique = message.gate, message.unique
+    return gate is not None and (gate.rate, gate.burst, gate.slots), unique is not None and (unique.key, unique.seconds)
 
 
 def _rank(message: Enqueue) -> int:
@@ -78,17 +95,29 @@ def _rank(message: Enqueue) -> int:
 
 def _tail(message: Enqueue, now: float) -> bytes:
     since = now if message.eta is None else max(now, message.eta)
-    rest = _encode((since, message.queue, message.task, message.id, message.envelope))
+    rest = _encode((since, _inner_queue(message), message.task, message.id, message.envelope))
     return _COUNTS[message.priority] + rest[1:]  # without the array's head
 
 
 def enqueue_arguments(messages: Sequence[Enqueue], now: float) -> tuple[Argument, ...]:
-    """The last arguments of lua/enqueue.lua."""
-    try:
-        if len(messages) == 1 and messages[0].eta is None:
-            message = messages[0]
+    """The last arguments of lua/enqueue.lua; raises BrokerError."""
+    with _storable():
+        message = messages[0] if len(messages) == 1 else None
+        if message is not None and message.eta is None and message.gate is None and message.unique is None:
             return message.id, message.queue, _rank(message), _tail(message, now)
         return (_encode(items_of(messages, now)),)
+
+
+def items_blob(messages: Iterable[Enqueue], now: float) -> bytes:
+    """The messages as ``place`` of lua/parts takes them, packed; raises BrokerError."""
+    with _storable():
+        return _encode(items_of(messages, now))
+
+
+@contextlib.contextmanager
+def _storable() -> Iterator[None]:
+    try:
+        yield
     except (TypeError, ValueError, OverflowError) as error:
         raise BrokerError(f"a message cannot be stored: {error}") from error
 

@@ -8,11 +8,16 @@
 `failures`     from SQLite's errors to the broker's
 `claims`       the bounded, fair queue of writers in front of SQLite's own lock
 `schema`       the tables, their version and the migrations
-`statements`   every SQL statement, named; those that read single queues are in `queue_statements`
+`statements`   every SQL statement, named; those that read single queues are in `queue_statements`, and those of gates
+               in `gate_statements`
 `placing`      what puts messages in the queue: enqueue, follow-ups, promote, requeue
+`uniques`      which message has a unique key
 `holding`      what owners hold: attach, reserve, release, recall, and what of it is to be cancelled
-`queues`       single queues: pauses, what a node that chooses reserves, and what operators do to one
+`choosing`     reserving where more is to be looked at than one index: chosen or paused queues, gates, suspects
+`gates`        limits of a key: rates and slots, and what they let start
+`queues`       single queues: pauses, what waits, and what operators do to one
 `ending`       what ends deliveries and owners: settle, bury, rescue
+`sweeping`     forgets what is kept for its time only
 `wakes`        datagrams to idle children, stewards and waiters
 =============  =================================================================================================
 """

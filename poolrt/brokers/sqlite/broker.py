@@ -21,17 +21,19 @@ from typing import Final, Literal
 from urllib.parse import urlencode
 
 from poolrt.brokers.base import Buried, Doorbell, Found, Settled
-from poolrt.brokers.sqlite import ending, holding, leaks, placing, statements
+from poolrt.brokers.sqlite import choosing, ending, gates, holding, leaks, placing, statements, sweeping, uniques
 from poolrt.brokers.sqlite import queues as single_queues
 from poolrt.brokers.sqlite.failures import translated_os
 from poolrt.brokers.sqlite.operators import Operators
 from poolrt.brokers.sqlite.placing import News
 from poolrt.brokers.sqlite.store import SYNCHRONOUS, Store
 from poolrt.brokers.sqlite.wakes import Wakes, bell_name
+from poolrt.brokers.sqlite.watching import SqliteWatch
 from poolrt.clock import Clock, SystemClock
 from poolrt.errors import ConfigurationError, Fenced
 from poolrt.hygiene.findings import LeakRow
 from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
+from poolrt.queue_choice import ALL_QUEUES, QueueChoice
 
 SCHEME: Final = "sqlite:///"
 
@@ -78,8 +80,8 @@ class SqliteBroker(Operators):
         self._wakes = Wakes(self.path + "-nodes")
         self._owner: Owner | None = None
         self._owner_pid = 0
-        self._queues: tuple[str, ...] = ()
-        """Those the owner reserves from; none: from all."""
+        self._queues = ALL_QUEUES
+        """What the owner reserves from."""
         self._registered = False
         self._answers: deque[Settled] = deque()
         """What ``submit`` did, until ``answer`` hands it out."""
@@ -94,14 +96,24 @@ class SqliteBroker(Operators):
         """See ``Broker``."""
         return self._tell(lambda db, news: placing.place(db, items, self._clock.wall(), news))
 
+    def unique_holder(self, key: str) -> str | None:
+        """See ``Broker``."""
+        return self._store.read(lambda db: uniques.holder(db, key, self._clock.wall()))
+
+    def note_progress(self, task_id: str, progress: bytes, ttl: float) -> None:
+        """See ``Broker``. Of a task that has ended nothing is kept."""
+        row = (task_id, self._clock.wall() + ttl, progress, task_id)
+        self._store.write(lambda db: db.execute(statements.NOTE_PROGRESS, row).rowcount)
+
     def find(self, task_id: str) -> Found | None:
         """See ``Broker``."""
-        row = self._store.read(lambda db: db.execute(statements.FIND, (task_id, task_id)).fetchone())
+        ids = (self._clock.wall(), task_id, task_id)
+        row = self._store.read(lambda db: db.execute(statements.FIND, ids).fetchone())
         if row is None:
             return None
-        code, lost, envelope, record = row
+        code, lost, envelope, record, progress = row
         state = statements.RECORD_STATES[code] if record is not None else statements.TASK_STATES[code]
-        return Found(task_id, state, envelope, record, lost)
+        return Found(task_id, state, envelope, record, lost, progress)
 
     def wait(self, task_id: str, timeout: float | None) -> Found | None:
         """See ``Broker``. Returns None at once when there is neither message nor record of the id: it is unknown, or
@@ -127,6 +139,10 @@ class SqliteBroker(Operators):
                         pass
                 self._store.write(lambda db: db.execute(statements.STOP_WAITING, (task_id, name)).rowcount)
                 return None
+
+    def watch(self) -> SqliteWatch:
+        """See ``Broker``."""
+        return SqliteWatch(self._store, self._wakes, self.find)
 
     def cancel(self, task_id: str, outcome_of: Callable[[Delivery], Outcome]) -> bool:
         """See ``Broker``."""
@@ -192,7 +208,7 @@ class SqliteBroker(Operators):
 
         def work(db: sqlite3.Connection, news: News) -> int:
             recalled = holding.recall(db, owner, after, upto)
-            news.queued = recalled > 0
+            news.queued = news.gated = recalled > 0
             return recalled
 
         return self._tell(work)
@@ -217,20 +233,37 @@ class SqliteBroker(Operators):
 
     def promote(self) -> float | None:
         """See ``Broker``."""
-        now = self._clock.wall()
-        eta = self._store.read(placing.earliest_eta)
-        if eta is not None and eta <= now:
-            eta = self._tell(lambda db, news: placing.promote(db, now, news))
-        return None if eta is None else max(0.0, eta - now)
+
+        def look(db: sqlite3.Connection) -> tuple[float | None, gates.Look]:
+            eta, behind = db.execute(statements.NEXT).fetchone()
+            return eta, gates.look(db, self._clock.wall()) if behind else gates.NOTHING
+
+        def work(db: sqlite3.Connection, news: News) -> tuple[float | None, gates.Look]:
+            now = self._clock.wall()
+            gates.mend(db, now)
+            placing.promote(db, now, news)
+            found = look(db)
+            news.queued = news.queued or found[1].open
+            return found
+
+        eta, behind = self._store.read(look)
+        if behind.jumped or (eta is not None and eta <= self._clock.wall()):
+            eta, behind = self._tell(work)
+        elif behind.open:
+            self._wakes.send(children=True)
+        times = [time for time in (eta, behind.opens) if time is not None]
+        return max(0.0, min(times) - self._clock.wall()) if times else None
 
     def purge(self, limit: int = 1000) -> int:
-        """See ``Broker``. Also forgets starts of nodes long gone, and the sockets of waiters that were killed."""
+        """See ``Broker``. Also forgets starts of nodes long gone, keys, gates and progress that nobody needs, and the
+        sockets of waiters that were killed."""
 
         def work(db: sqlite3.Connection) -> int:
             db.execute(statements.FORGET_GONE)
             return db.execute(statements.PURGE, (self._clock.wall(), limit)).rowcount
 
         purged = self._store.write(work)
+        sweeping.sweep(self._store, self._clock.wall(), limit)
         waiting = self._store.read(lambda db: {row[0] for row in db.execute(statements.WAITING_SOCKETS)})
         self._wakes.remove_deserted(waiting, DESERTED_AFTER)
         return purged
@@ -239,7 +272,8 @@ class SqliteBroker(Operators):
         """See ``Broker``. Also tells those whose task ended while its settler died before it could tell them."""
 
         def look(db: sqlite3.Connection) -> tuple[bool, bool]:
-            return single_queues.any_waiting(db), db.execute(statements.ANSWERED_WAITER).fetchone() is not None
+            waiting = single_queues.any_waiting(db, self._clock.wall())
+            return waiting, db.execute(statements.ANSWERED_WAITER).fetchone() is not None
 
         queued, answered = self._store.read(look)
         sockets: list[str] = []
@@ -254,15 +288,15 @@ class SqliteBroker(Operators):
 
     # ---- children
 
-    def attach(self, owner: Owner, queues: Collection[str] = ()) -> None:
+    def attach(self, owner: Owner, queues: QueueChoice = ALL_QUEUES) -> None:
         """See ``Broker``. Only looks: the owner is written by its first settle, in that transaction, so that a child
         that is recycled soon costs one write transaction less (docs/decisions/014)."""
         self._registered = self._store.read(lambda db: holding.check_attachable(db, owner))
-        if queues and not self._store.read(single_queues.has_index):
+        if (queues.names or queues.without) and not self._store.read(single_queues.has_index):
             self._store.write(single_queues.prepare)
         self._owner = owner
         self._owner_pid = os.getpid()
-        self._queues = tuple(dict.fromkeys(queues))
+        self._queues = queues
         self._answers.clear()
 
     def submit(self, outcomes: Sequence[Outcome], reserve: int, n: int, *, without: Collection[str] = ()) -> None:
@@ -272,19 +306,21 @@ class SqliteBroker(Operators):
         news = News()
 
         def work(db: sqlite3.Connection) -> Settled:
-            number, floor, paused = self._heard(db, owner)
+            number, floor, more_to_look_at = self._heard(db, owner)
             held = holding.held_by(db, number)
             stale = ending.settle(db, held, outcomes, self._clock.wall(), news) if outcomes else 0
             count = reserve if reserve > 0 and n > floor else 0
-            if self._queues or paused:
-                names = single_queues.readable(db, self._queues)
-                deliveries = single_queues.reserve(db, number, n, count, names, holds=bool(held), without=without)
-                news.queued = news.queued and single_queues.any_waiting(db)
-                return Settled(deliveries, stale, single_queues.any_in(db, names))
-            deliveries = holding.reserve(db, number, n, count, holds=bool(held), without=without) if count else []
-            more = holding.any_queued(db)
-            news.queued = news.queued and more  # else it has just reserved its own follow-ups
-            return Settled(deliveries, stale, more)
+            if self._queues == ALL_QUEUES and not more_to_look_at and not news.gated:
+                deliveries = holding.reserve(db, number, n, count, without) if count else []
+                if deliveries is not None:
+                    more = holding.any_queued(db)
+                    news.queued = news.queued and more  # else it has just reserved its own follow-ups
+                    return Settled(deliveries, stale, more)
+            now = self._clock.wall()
+            readable = choosing.Readable(db, self._queues)
+            deliveries = choosing.reserve(db, number, n, count, readable, now, news, holds=bool(held), without=without)
+            self._ask_what_is_new(db, news)
+            return Settled(deliveries, stale, choosing.any_readable(db, readable, now))
 
         try:
             self._answers.append(self._store.write(work))
@@ -319,7 +355,7 @@ class SqliteBroker(Operators):
 
         def work(db: sqlite3.Connection, news: News) -> int:
             released = holding.release(db, self._heard(db, owner)[0], deliveries)
-            news.queued = released > 0
+            news.queued = news.gated = released > 0
             return released
 
         return self._tell(work)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from poolrt.brokers.base import Buried
-from poolrt.brokers.sqlite import statements
+from poolrt.brokers.sqlite import gates, statements
 from poolrt.brokers.sqlite.holding import held_by
 from poolrt.brokers.sqlite.placing import News, earliest_eta, place
 from poolrt.message import Delivery, Outcome, Owner, Requeue
@@ -104,6 +104,7 @@ def _judge(
         held.remove(fence)
         eta = now + verdict.delay if verdict.delay > 0 else None
         db.execute(statements.LOST, (eta, eta, verdict.delivery.i))
+        news.gated = True
         if eta is None:
             news.queued = True
         elif earliest_eta(db) == eta:
@@ -115,6 +116,11 @@ def _judge(
 
 def _end(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: float, news: News) -> None:
     """Delete the messages, keep the records, place the follow-ups: a retry has its message's id, so in this order."""
+    waiters, progress, behind = db.execute(statements.ENDING).fetchone()
+    if behind:
+        freed, rated = gates.freed(db, [outcome.delivery.i for outcome in outcomes])
+        news.freed = news.freed or freed
+        news.gated = news.gated or rated
     db.executemany(statements.END, [(outcome.delivery.i,) for outcome in outcomes])
     records = [
         (outcome.delivery.task_id, _code(outcome), outcome.delivery.lost, now + outcome.ttl, outcome.record)
@@ -126,9 +132,16 @@ def _end(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: float, news: 
     for outcome in outcomes:
         if outcome.follow_ups:
             place(db, outcome.follow_ups, now, news)
-    if db.execute(statements.ANY_WAITER).fetchone():
-        ids = json.dumps([outcome.delivery.task_id for outcome in outcomes if outcome.state or not outcome.follow_ups])
-        news.sockets += [row[0] for row in db.execute(statements.WAITERS_OF, (ids,))]
+    if waiters or progress:
+        ended = [outcome.delivery.task_id for outcome in outcomes if outcome.state or not outcome.follow_ups]
+        tell_ended(db, ended, news)
+
+
+def tell_ended(db: sqlite3.Connection, ids: list[str], news: News) -> None:
+    """Forget what these said of themselves, and tell those who wait for them."""
+    told = json.dumps(ids)
+    db.execute(statements.FORGET_PROGRESS, (told,))
+    news.sockets += [row[0] for row in db.execute(statements.WAITERS_OF, (told,))]
 
 
 def _code(outcome: Outcome) -> int:
@@ -139,5 +152,5 @@ def _code(outcome: Outcome) -> int:
 
 def _requeued(count: int, news: News) -> int:
     if count:
-        news.queued = True
+        news.queued = news.gated = True
     return count

@@ -60,7 +60,8 @@ def number_of(db: sqlite3.Connection, owner: Owner | None) -> int:
 
 
 def heard(db: sqlite3.Connection, owner: Owner) -> tuple[int, int, int]:
-    """The number of ``owner``, its floor, and whether any queue is paused; raises Fenced as ``number_of`` does."""
+    """The number of ``owner``, its floor, and whether more is to be looked at than what is queued (``choosing``);
+    raises Fenced as ``number_of`` does."""
     row: tuple[int, int, int] | None = db.execute(statements.HEARD, owner).fetchone()
     return row or (number_of(db, owner), 0, 0)  # which raises: there is no such owner
 
@@ -70,31 +71,27 @@ def held_by(db: sqlite3.Connection, number: int) -> set[tuple[int, int]]:
     return set(db.execute(statements.HELD, (number,)))
 
 
-def reserve(
-    db: sqlite3.Connection, number: int, n: int, count: int, *, holds: bool, without: Collection[str]
-) -> list[Delivery]:
-    """Reserve up to ``count`` messages for an owner that ``holds`` others or does not.
-
-    A suspect is taken alone, by an owner that holds nothing. Nothing behind it is taken before it: else it would
-    starve while the queue is never empty, and the order would depend on who asks.
-    """
-    suspect = db.execute(statements.SUSPECT_HEAD).fetchone()
-    if suspect is None and without:
-        found = db.execute(statements.RESERVE_WITHOUT, (number, n, json.dumps(list(without)), count)).fetchall()
-        return _deliveries(found, n)
-    if suspect is None:
-        return _deliveries(db.execute(statements.RESERVE, (number, n, count)).fetchall(), n)
-    wanted = [seq for priority, seq in db.execute(statements.QUEUED_HEAD, (count,)) if _before(priority, seq, *suspect)]
-    if not wanted and not holds:
-        wanted = [suspect[1]]
-    return reserve_these(db, number, n, wanted)
+def reserve(db: sqlite3.Connection, number: int, n: int, count: int, without: Collection[str]) -> list[Delivery] | None:
+    """Reserve the ``count`` messages to run first; None, and nothing is done, if a suspect waits (``choosing``)."""
+    if db.execute(statements.SUSPECT_HEAD).fetchone() is not None:
+        return None
+    if without:
+        rows = db.execute(statements.TO_RESERVE_WITHOUT, (json.dumps(list(without)), count)).fetchall()
+    else:
+        rows = db.execute(statements.TO_RESERVE, (count,)).fetchall()
+    return _reserve(db, number, n, rows)
 
 
-def reserve_these(db: sqlite3.Connection, number: int, n: int, rows: list[int]) -> list[Delivery]:
-    """Reserve these rows, which this transaction saw queued."""
-    if not rows:
-        return []
-    return _deliveries(db.execute(statements.RESERVE_THESE, (number, n, str(rows))).fetchall(), n)
+def reserve_these(db: sqlite3.Connection, number: int, n: int, places: list[int]) -> list[Delivery]:
+    """Reserve the rows with these numbers, which this transaction saw queued, in this order."""
+    rows = {row[0]: row for row in db.execute(statements.THESE, (str(places),))} if places else {}
+    return _reserve(db, number, n, [rows[seq] for seq in places])
+
+
+def _reserve(db: sqlite3.Connection, number: int, n: int, rows: list[Any]) -> list[Delivery]:
+    if rows:
+        db.execute(statements.RESERVE, (number, n, str([row[0] for row in rows])))
+    return _deliveries(rows, n)
 
 
 def any_queued(db: sqlite3.Connection) -> bool:
@@ -151,11 +148,5 @@ def to_cancel(db: sqlite3.Connection, incarnation: str) -> list[tuple[Owner, Del
     ]
 
 
-def _before(priority: int, seq: int, other_priority: int, other_seq: int) -> bool:
-    return priority > other_priority or (priority == other_priority and seq < other_seq)
-
-
 def _deliveries(rows: list[Any], n: int) -> list[Delivery]:
-    """``returning`` promises no order, so the rows are sorted here; mostly they are sorted already."""
-    rows.sort(key=lambda row: (-row[5], row[0]))
-    return [Delivery(envelope, n, seq, task, lost, suspect != 0) for seq, task, envelope, lost, suspect, _ in rows]
+    return [Delivery(envelope, n, seq, task, lost, suspect != 0) for seq, task, envelope, lost, suspect in rows]

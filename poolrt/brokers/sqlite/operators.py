@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from poolrt.brokers.base import Broker, Depth, Found, QueueDepth
-from poolrt.brokers.sqlite import leaks, queues, statements
-from poolrt.brokers.sqlite.placing import News
+from poolrt.brokers.sqlite import gates, leaks, queues, statements, uniques
+from poolrt.brokers.sqlite.placing import News, place
 from poolrt.brokers.sqlite.store import Store
 from poolrt.brokers.sqlite.wakes import Wakes
 from poolrt.clock import Clock
 from poolrt.errors import ConfigurationError
 from poolrt.hygiene.findings import LeakRow, LeakTable
+from poolrt.message import Enqueue
 from poolrt.states import TaskState
 
 T = TypeVar("T")
@@ -61,6 +62,27 @@ class Operators(Broker):
         """See ``Broker``."""
         return self._store.read(lambda db: queues.peek(db, queue, limit))
 
+    def messages(self, after: str = "", limit: int = 1000) -> tuple[list[Found], str]:
+        """See ``Broker``. Goes by their ids."""
+        row = (self._clock.wall(), after, limit)
+        rows = self._store.read(lambda db: db.execute(statements.MESSAGES, row).fetchall())
+        found = [
+            Found(task, statements.TASK_STATES[state], envelope, None, lost, progress)
+            for task, state, lost, envelope, progress in rows
+        ]
+        return found, found[-1].id if 0 < limit <= len(found) else ""
+
+    def retry(self, item: Enqueue) -> bool:
+        """See ``Broker``."""
+
+        def work(db: sqlite3.Connection, news: News) -> bool:
+            now = self._clock.wall()
+            if item.unique is not None and not uniques.is_free(db, item.unique.key, item.id, now):
+                return False
+            return db.execute(statements.FORGET, (item.id,)).rowcount > 0 and place(db, [item], now, news)[0]
+
+        return self._tell(work)
+
     def ended(self, state: TaskState, limit: int = 100) -> list[Found]:
         """See ``Broker``."""
         code = statements.RECORD_CODES.get(state)
@@ -84,12 +106,21 @@ class Operators(Broker):
 
         def noted(db: sqlite3.Connection) -> T:
             result = work(db, news)
-            news.queued = news.queued and queues.any_waiting(db)  # else it was put into a paused queue
+            self._ask_what_is_new(db, news)
             return result
 
         result = self._store.write(noted)
         self._send(news)
         return result
+
+    def _ask_what_is_new(self, db: sqlite3.Connection, news: News) -> None:
+        """At the end of a transaction: what was put into a paused queue or behind a closed gate wakes nobody."""
+        if news.gated or news.freed:
+            look = gates.look(db, self._clock.wall())
+            news.queued = news.queued or look.open
+            news.earlier = news.earlier or (news.gated and look.opens is not None)
+        if news.queued:
+            news.queued = queues.any_waiting(db, self._clock.wall())
 
     def _send(self, news: News) -> None:
         """Tell others what was committed."""

@@ -1,7 +1,10 @@
 """The SQL statements that read single queues, all but ``COUNTS_UNINDEXED`` by their index, ``schema.QUEUE_INDEX``.
 
-``state < 2`` means queued, as a suspect or not: the literal of that index.
+``state < 2`` means queued, as a suspect or not: the literal of that index. What waits behind gates is in another
+(``gate_statements``), which those of operators read whole.
 """
+
+# ruff: noqa: S608  the pieces of a statement are constants
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ HAS_INDEX: Final = "select 1 from sqlite_schema where type = 'index' and name = 
 ANY_WAITING: Final = """
 select exists (select 1 from pause),
        exists (select 1 from task where state = 0) or exists (select 1 from task where state = 1)"""
-"""Whether any queue is paused, and whether anything is queued in any."""
+"""Whether any queue is paused, and whether anything is queued in any, gates aside."""
 
 NOT_PAUSED: Final = """
 with recursive each (found) as (
@@ -42,20 +45,26 @@ PAUSE: Final = "insert into pause (queue) values (?) on conflict do nothing"
 UNPAUSE: Final = "delete from pause where queue = ?"
 """Give out its messages again."""
 
-EMPTY: Final = """
-delete from task where seq in (
-    select seq from task where state < 2 and queue = ? order by priority desc, seq limit ?)
-returning id"""
-"""Delete the first of one queue."""
+FIRST: Final = """
+select seq from (
+    select * from (
+        select priority, seq from task where state < 2 and queue = :queue order by priority desc, seq limit :limit)
+    union all
+    select * from (
+        select priority, seq from task where state = 4 and gate is not null and queue = :queue
+        order by priority desc, seq limit :limit))
+order by priority desc, seq limit :limit"""
+"""The first to run of one queue, were all gates open."""
 
-MOVE: Final = """
-update task set queue = ? where seq in (
-    select seq from task where state < 2 and queue = ? order by priority desc, seq limit ?)"""
-"""Put the first of one queue into another."""
+EMPTY: Final = f"delete from task where seq in ({FIRST}) returning id"
+"""Delete them."""
 
-PEEK: Final = """
-select id, envelope, lost from task where state < 2 and queue = ? order by priority desc, seq limit ?"""
-"""The first of one queue."""
+MOVE: Final = f"update task set queue = :to where seq in ({FIRST})"
+"""Put them into another queue."""
+
+PEEK: Final = f"""
+select id, envelope, lost from task where seq in ({FIRST}) order by priority desc, seq"""
+"""Read them."""
 
 COUNTS: Final = """
 with recursive priority (p) as (select 0 union all select p + 1 from priority where p < 9)
@@ -70,3 +79,12 @@ from task where state < 2 group by queue"""
 COUNTS_UNINDEXED: Final = """
 select queue, count(*), min(max(created, coalesce(eta, 0))) from task where state < 2 group by queue"""
 """The same where the index is not made yet: reads every queued message, which looking at queues may cost."""
+
+COUNTS_BEHIND: Final = """
+select found.queue, waiting, (select max(created, coalesce(eta, 0)) from task where seq = first) from (
+    select queue, count(*) waiting, min(seq) first
+    from task where state = 4 and gate is not null group by gate, queue) found"""
+"""How many messages of each queue wait behind each gate, and since when the first of them. Walks their index."""
+
+ANY_BEHIND_IN: Final = "select exists (select 1 from task where state = 4 and gate is not null and queue = ?)"
+"""Whether anything of one queue waits behind a gate."""

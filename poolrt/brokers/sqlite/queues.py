@@ -1,19 +1,13 @@
-"""Single queues: what a node that chooses its queues reserves, pauses, and what operators do to one queue.
-
-Runs inside a transaction of the store. Nodes that read all queues come here only while one is paused.
-"""
+"""Single queues: pauses, what waits, and what operators do to one queue. Runs inside a transaction of the store."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Collection, Iterable
 
 from poolrt.brokers.base import Found, QueueDepth
-from poolrt.brokers.sqlite import queue_statements, schema, statements
-from poolrt.brokers.sqlite.holding import reserve_these
+from poolrt.brokers.sqlite import gates, queue_statements, schema
+from poolrt.brokers.sqlite.ending import tell_ended
 from poolrt.brokers.sqlite.placing import News
-from poolrt.message import Delivery
 from poolrt.states import TaskState
 
 
@@ -27,54 +21,12 @@ def prepare(db: sqlite3.Connection) -> None:
     db.execute(schema.QUEUE_INDEX)
 
 
-def any_waiting(db: sqlite3.Connection) -> bool:
+def any_waiting(db: sqlite3.Connection, now: float) -> bool:
     """Whether a child that reads all queues would find something."""
     paused, queued = db.execute(queue_statements.ANY_WAITING).fetchone()
-    if paused and queued:
-        return db.execute(queue_statements.NOT_PAUSED).fetchone() is not None
-    return bool(queued)
-
-
-# ---- what an owner may reserve
-
-
-def readable(db: sqlite3.Connection, chosen: Collection[str]) -> list[str]:
-    """The queues that give out messages now: of the chosen ones, or with no choice of all that hold any."""
-    if not chosen:
-        return [name for (name,) in db.execute(queue_statements.NOT_PAUSED)]
-    paused = {name for (name,) in db.execute(queue_statements.PAUSED)}
-    return [name for name in chosen if name not in paused]
-
-
-def reserve(
-    db: sqlite3.Connection,
-    number: int,
-    n: int,
-    count: int,
-    names: Iterable[str],
-    *,
-    holds: bool,
-    without: Collection[str],
-) -> list[Delivery]:
-    """``holding.reserve`` from these queues alone, in the order in which all of them together would run."""
-    skipped = json.dumps(list(without))
-    head: list[tuple[int, int, int]] = []
-    for name in names:
-        head += db.execute(queue_statements.HEAD, (name, skipped, count))
-    head.sort(key=lambda row: (-row[0], row[1]))
-    taken: list[int] = []
-    for _, seq, state in head[:count]:
-        if state == statements.SUSPECT:
-            if not taken and not holds:
-                taken.append(seq)
-            break
-        taken.append(seq)
-    return reserve_these(db, number, n, taken)
-
-
-def any_in(db: sqlite3.Connection, names: Iterable[str]) -> bool:
-    """Whether anything is queued in one of these."""
-    return any(db.execute(queue_statements.ANY_IN, (name,)).fetchone()[0] for name in names)
+    if queued and (not paused or db.execute(queue_statements.NOT_PAUSED).fetchone()):
+        return True
+    return gates.any_open(db, now)
 
 
 # ---- operators
@@ -83,7 +35,10 @@ def any_in(db: sqlite3.Connection, names: Iterable[str]) -> bool:
 def depths(db: sqlite3.Connection, now: float) -> list[QueueDepth]:
     """Every queue with queued messages and every paused one, by name."""
     counts = queue_statements.COUNTS if has_index(db) else queue_statements.COUNTS_UNINDEXED
-    found = {name: (queued, since) for name, queued, since in db.execute(counts)}
+    found: dict[str, tuple[int, float | None]] = {}
+    for name, queued, since in (*db.execute(counts), *db.execute(queue_statements.COUNTS_BEHIND)):
+        before, first = found.get(name, (0, None))
+        found[name] = (before + queued, since if first is None else min(first, since))
     paused = {name for (name,) in db.execute(queue_statements.PAUSED)}
     return [
         QueueDepth(name, queued, name in paused, None if since is None else max(0.0, now - since))
@@ -100,27 +55,32 @@ def pause(db: sqlite3.Connection, queue: str) -> None:
 def unpause(db: sqlite3.Connection, queue: str, news: News) -> None:
     """Give out its messages again."""
     db.execute(queue_statements.UNPAUSE, (queue,))
-    news.queued = any_in(db, [queue])
+    news.queued = bool(db.execute(queue_statements.ANY_IN, (queue,)).fetchone()[0])
+    news.gated = bool(db.execute(queue_statements.ANY_BEHIND_IN, (queue,)).fetchone()[0])
 
 
 def empty(db: sqlite3.Connection, queue: str, limit: int, news: News) -> int:
     """Delete the first messages; who waits for one is told, since it ended without a record."""
     prepare(db)
-    ids = [task for (task,) in db.execute(queue_statements.EMPTY, (queue, max(0, limit))).fetchall()]
-    if ids and db.execute(statements.ANY_WAITER).fetchone():
-        news.sockets += [name for (name,) in db.execute(statements.WAITERS_OF, (json.dumps(ids),))]
+    ids = [task for (task,) in db.execute(queue_statements.EMPTY, _first(queue, limit)).fetchall()]
+    if ids:
+        tell_ended(db, ids, news)
     return len(ids)
 
 
 def move(db: sqlite3.Connection, queue: str, to: str, limit: int, news: News) -> int:
     """Put the first messages into another queue, where each keeps its age, and so its place among those there."""
     prepare(db)
-    moved = db.execute(queue_statements.MOVE, (to, queue, max(0, limit))).rowcount
-    news.queued = moved > 0
+    moved = db.execute(queue_statements.MOVE, {"to": to, **_first(queue, limit)}).rowcount
+    news.queued = news.gated = moved > 0
     return moved
 
 
 def peek(db: sqlite3.Connection, queue: str, limit: int) -> list[Found]:
     """The first messages, as they are."""
-    rows = db.execute(queue_statements.PEEK, (queue, max(0, limit)))
+    rows = db.execute(queue_statements.PEEK, _first(queue, limit))
     return [Found(task, TaskState.QUEUED, envelope, None, lost) for task, envelope, lost in rows]
+
+
+def _first(queue: str, limit: int) -> dict[str, str | int]:
+    return {"queue": queue, "limit": max(0, limit)}

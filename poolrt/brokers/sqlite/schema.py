@@ -17,7 +17,7 @@ from poolrt.errors import BrokerCorrupt, BrokerIncompatible
 APPLICATION_ID: Final = 0x706F6F6C
 """``pool`` in the file's header: the file is ours."""
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of the tables below; stored as ``user_version``."""
 
 OLDEST_SQLITE: Final = (3, 35, 0)
@@ -47,8 +47,26 @@ QUEUE_INDEX: Final = "create index if not exists task_by_queue on task (queue, p
 """Made by the first use of single queues (a node that chooses, a pause): it would cost each enqueue and each reserve
 some microseconds, and most files never need it."""
 
+GATE: Final = """create table gate (
+        key text primary key,
+        rate real not null,
+        burst integer not null,
+        slots integer not null,
+        due real not null) without rowid"""
+"""The limits of each gate, a ``Gate`` of message.py, and ``due``: the wall time at which its burst is whole again."""
+
+GATE_INDEX: Final = """create index task_gated on task (state, gate, queue, priority desc, seq)
+    where gate is not null"""
+"""What waits behind each gate, first to run first within a queue, and what of each gate is held."""
+
+HOLDER: Final = "create table holder (key text primary key, id text not null, until real not null) without rowid"
+"""Which message has a unique key: while it is alive, and until then at least. Never deleted when a message ends."""
+
+PROGRESS: Final = "create table progress (id text primary key, expires real not null, data blob not null) without rowid"
+"""What a message that has not ended said of itself last."""
+
 TABLES: Final = (
-    # `suspect`, `owner` and `n` stand before the envelope, so that reading them does not walk a large one's pages.
+    # What stands before the envelope can be read without walking a large one's pages.
     """create table task (
         seq integer primary key,
         state integer not null,
@@ -62,7 +80,9 @@ TABLES: Final = (
         queue text not null,
         name text not null,
         id text not null unique,
+        gate text,
         envelope blob not null)""",
+    GATE_INDEX,
     "create index task_queued on task (priority desc, seq) where state = 0",
     "create index task_suspect on task (priority desc, seq) where state = 1",
     "create index task_delayed on task (eta) where state = 2",
@@ -97,6 +117,9 @@ TABLES: Final = (
     PAUSE,
     TO_CANCEL,
     LEAK,
+    GATE,
+    HOLDER,
+    PROGRESS,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -114,7 +137,14 @@ def _to_3(db: sqlite3.Connection) -> None:
     db.execute(LEAK)
 
 
-MIGRATIONS: Final[dict[int, Migration]] = {1: _to_2, 2: _to_3}
+def _to_4(db: sqlite3.Connection) -> None:
+    """Gates, unique keys, progress. The new column stands behind the envelope, where a null costs no reading."""
+    db.execute("alter table task add column gate text")
+    for table in (GATE_INDEX, GATE, HOLDER, PROGRESS):
+        db.execute(table)
+
+
+MIGRATIONS: Final[dict[int, Migration]] = {1: _to_2, 2: _to_3, 3: _to_4}
 """From a version to the next. Each runs inside the one transaction of the upgrade; none may commit."""
 
 

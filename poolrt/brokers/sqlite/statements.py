@@ -1,11 +1,13 @@
-"""Every SQL statement of the broker, named, each with its one sentence.
+"""Every SQL statement of the broker, named, each with its one sentence; those of gates are in ``gate_statements``.
 
-Codes stored in ``task.state``: 0 queued, 1 queued as a suspect, 2 delayed, 3 reserved. A message's ``suspect``
-column is 0 or 1, so ``state = suspect`` queues it as what it is.
+Codes stored in ``task.state``: 0 queued, 1 queued as a suspect, 2 delayed, 3 reserved, 4 queued behind its gate,
+suspect or not. A message's ``suspect`` column is 0 or 1, so ``WAITS`` queues it as what it is.
 
 The partial indexes are used only where a statement repeats their condition as a literal, so the codes stand in the
 text; a test asks SQLite for the plan of each hot statement and refuses a scan.
 """
+
+# ruff: noqa: S608  the pieces of a statement are constants
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ QUEUED: Final = 0
 SUSPECT: Final = 1
 DELAYED: Final = 2
 RESERVED: Final = 3
+BEHIND: Final = 4
 
-TASK_STATES: Final = (TaskState.QUEUED, TaskState.QUEUED, TaskState.DELAYED, TaskState.RESERVED)
+TASK_STATES: Final = (TaskState.QUEUED, TaskState.QUEUED, TaskState.DELAYED, TaskState.RESERVED, TaskState.QUEUED)
 """What each code of ``task.state`` is called outside."""
 
 RECORD_CODES: Final[dict[TaskState, int]] = {
@@ -31,6 +34,15 @@ RECORD_CODES: Final[dict[TaskState, int]] = {
 """Codes stored in ``record.state``; apart from the codes of ``task.state``, so that one query can read both."""
 RECORD_STATES: Final = {code: state for state, code in RECORD_CODES.items()}
 
+WAITS: Final = "iif(gate is null, suspect, 4)"
+"""The state in which a message waits. Part of statements."""
+
+PUT_BACK: Final = f"set state = {WAITS}, owner = null, n = null"
+"""Queue at its old place what is held. Part of statements."""
+
+ANY_BEHIND: Final = "exists (select 1 from task where state = 4 and gate is not null)"
+"""Whether anything waits behind a gate: one look into an index that is mostly empty. Part of statements."""
+
 # ---- producers
 
 ENQUEUE: Final = """
@@ -39,12 +51,22 @@ select ?, ?, ?, ?, ?, ?, ?, ? where not exists (select 1 from record where id = 
 on conflict (id) do nothing"""
 """Store a message unless its id, given twice, is a message's or a record's already."""
 
+ENQUEUE_BEHIND: Final = """
+insert into task (state, priority, eta, created, queue, name, id, envelope, gate)
+select ?, ?, ?, ?, ?, ?, ?, ?, ? where not exists (select 1 from record where id = ?)
+on conflict (id) do nothing"""
+"""The same for a message that has a gate."""
+
 EARLIEST_ETA: Final = "select min(eta) from task where state = 2"
 """When the next delayed message is due."""
 
+NEXT: Final = f"select min(eta), {ANY_BEHIND} from task where state = 2"
+"""The same, and whether anything waits behind a gate: all that most looks of a steward ask."""
+
 FIND: Final = """
-select state, lost, envelope, null from task where id = ?
-union all select state, lost, null, data from record where id = ?
+select state, lost, envelope, null, (select data from progress where progress.id = task.id and expires > ?)
+from task where id = ?
+union all select state, lost, null, data, null from record where id = ?
 limit 1"""
 """The message of an id, else its record: one statement, so that a settle cannot hide it from both looks."""
 
@@ -54,6 +76,43 @@ WAITING: Final = "select seq, envelope, lost, suspect from task where id = ? and
 FORGET: Final = "delete from record where id = ?"
 """Drop the record of one task."""
 
+# ---- unique keys
+
+HOLDER: Final = """
+select id from holder where key = ? and (until > ? or exists (select 1 from task where task.id = holder.id))"""
+"""The message that has a unique key at a time."""
+
+HOLD: Final = "insert or replace into holder (key, id, until) values (?, ?, ?)"
+"""Give a free key to a message, or its own for longer."""
+
+FREE: Final = "until <= ? and not exists (select 1 from task where task.id = holder.id)"
+"""Whether nobody has a key of ``holder`` any more. Part of statements."""
+
+FREE_KEYS: Final = f"select key from holder where {FREE} limit ?"
+"""Keys that nobody has any more."""
+
+SWEEP_KEYS: Final = f"delete from holder where key in (select value from json_each(?)) and {FREE}"
+"""Forget them, those that are still free."""
+
+# ---- progress
+
+NOTE_PROGRESS: Final = """
+insert into progress (id, expires, data) select ?, ?, ? where exists (select 1 from task where id = ?)
+on conflict (id) do update set expires = excluded.expires, data = excluded.data"""
+"""Keep what a message says of itself; its id is given twice."""
+
+FORGET_PROGRESS: Final = "delete from progress where id in (select value from json_each(?))"
+"""Drop what these said."""
+
+OLD: Final = "(expires <= ? or not exists (select 1 from task where task.id = progress.id))"
+"""Whether it says nothing any more. Part of statements."""
+
+OLD_PROGRESS: Final = f"select id from progress where {OLD} limit ?"
+"""What is out of date."""
+
+SWEEP_PROGRESS: Final = f"delete from progress where id in (select value from json_each(?)) and {OLD}"
+"""Forget it, if it still is."""
+
 # ---- waiters
 
 WAIT_FOR: Final = "insert into waiter (id, socket) values (?, ?)"
@@ -62,8 +121,9 @@ WAIT_FOR: Final = "insert into waiter (id, socket) values (?, ?)"
 STOP_WAITING: Final = "delete from waiter where id = ? and socket = ?"
 """The waiter gave up."""
 
-ANY_WAITER: Final = "select 1 from waiter limit 1"
-"""Whether anybody waits for any task: the only cost of waiting to those who settle while nobody waits."""
+ENDING: Final = f"select exists (select 1 from waiter), exists (select 1 from progress), {ANY_BEHIND}"
+"""Whether anybody waits for any task, any task told its progress, anything waits behind a gate: what these things cost
+those who end a task while there are none."""
 
 WAITERS_OF: Final = "select socket from waiter where id in (select value from json_each(?))"
 """The sockets to wake for these ids. The rows stay until ``SWEEP_WAITERS``: the settler may die before it tells."""
@@ -111,10 +171,11 @@ ATTACH: Final = "insert into owner (incarnation, slot, generation) values (?, ?,
 OWNER: Final = "select id from owner where incarnation = ? and slot = ? and generation = ?"
 """The number of an owner that may be heard; none once it is barred."""
 
-HEARD: Final = """
-select id, floor, exists (select 1 from pause)
+HEARD: Final = f"""
+select id, floor, exists (select 1 from pause) or {ANY_BEHIND}
 from owner where incarnation = ? and slot = ? and generation = ?"""
-"""The same, with the last reserve that gives nothing, and whether any queue is paused: all that a settle asks first."""
+"""The same, with the last reserve that gives nothing, and whether any queue is paused or anything waits behind a gate:
+all that a settle asks first."""
 
 BAR: Final = """
 insert into bar (incarnation, slot, generation) values (?, ?, ?)
@@ -136,38 +197,36 @@ select seq, n from task where state = 3 and owner in (select id from owner where
 SUSPECT_HEAD: Final = "select priority, seq from task where state = 1 order by priority desc, seq limit 1"
 """The suspect that is to run first."""
 
-QUEUED_HEAD: Final = "select priority, seq from task where state = 0 order by priority desc, seq limit ?"
-"""The messages to run first, suspects aside."""
+QUEUED_HEAD: Final = """
+select priority, seq from task where state = 0 and name not in (select value from json_each(?))
+order by priority desc, seq limit ?"""
+"""The messages to run first without tasks of these names; suspects and what is behind gates aside."""
 
-RESERVE: Final = """
-update task set state = 3, owner = ?, n = ?
-where seq in (select seq from task where state = 0 order by priority desc, seq limit ?)
-returning seq, id, envelope, lost, suspect, priority"""
-"""Reserve the messages to run first."""
+TO_RESERVE: Final = """
+select seq, id, envelope, lost, suspect from task where state = 0 order by priority desc, seq limit ?"""
+"""The messages to run first, whole."""
 
-RESERVE_WITHOUT: Final = """
-update task set state = 3, owner = ?, n = ?
-where seq in (
-    select seq from task where state = 0 and name not in (select value from json_each(?))
-    order by priority desc, seq limit ?)
-returning seq, id, envelope, lost, suspect, priority"""
+TO_RESERVE_WITHOUT: Final = """
+select seq, id, envelope, lost, suspect from task
+where state = 0 and name not in (select value from json_each(?)) order by priority desc, seq limit ?"""
 """The same without tasks of these names; it reads past them, for the rare node that shares a store with another app."""
 
-RESERVE_THESE: Final = """
-update task set state = 3, owner = ?, n = ? where seq in (select value from json_each(?))
-returning seq, id, envelope, lost, suspect, priority"""
-"""Reserve these rows, which the same transaction saw queued."""
+THESE: Final = """
+select seq, id, envelope, lost, suspect from task where seq in (select value from json_each(?))"""
+"""These rows, whole, in no order."""
+
+RESERVE: Final = "update task set state = 3, owner = ?, n = ? where seq in (select value from json_each(?))"
+"""Reserve these rows, which the same transaction saw queued. Reading them first costs less than ``returning`` them."""
 
 ANY_QUEUED: Final = """
 select exists (select 1 from task where state = 0) or exists (select 1 from task where state = 1)"""
 """Whether a child would find something."""
 
-RELEASE: Final = """
-update task set state = suspect, owner = null, n = null where state = 3 and owner = ? and seq = ? and n = ?"""
+RELEASE: Final = f"update task {PUT_BACK} where state = 3 and owner = ? and seq = ? and n = ?"
 """Put one delivery back at its old place."""
 
 RUNNING: Final = """
-select seq, id, envelope, lost, suspect, priority from task where state = 3 and owner = ? and n = ? and seq = ?"""
+select seq, id, envelope, lost, suspect from task where state = 3 and owner = ? and n = ? and seq = ?"""
 """One delivery, if it is still held."""
 
 RAISE_FLOOR: Final = "update owner set floor = max(floor, ?) where id = ?"
@@ -176,8 +235,8 @@ RAISE_FLOOR: Final = "update owner set floor = max(floor, ?) where id = ?"
 HELD_PRIORITY: Final = "select priority from task where state = 3 and owner = ? and n = ? and seq = ?"
 """The priority of one delivery, if it is still held."""
 
-RECALL: Final = """
-update task set state = suspect, owner = null, n = null
+RECALL: Final = f"""
+update task {PUT_BACK}
 where state = 3 and owner = :owner and n between :n and :upto
 and (n > :n or priority < :priority or (priority = :priority and seq > :seq))"""
 """Put back what one owner would run after a delivery, up to a reserve: owner, n, upto, its priority and seq."""
@@ -220,28 +279,28 @@ END: Final = "delete from task where seq = ?"
 RECORD: Final = "insert into record (id, state, lost, expires, data) values (?, ?, ?, ?, ?) on conflict (id) do nothing"
 """Keep what became of a task; the first record of an id stands."""
 
-LOST: Final = """
-update task set state = iif(? is null, suspect, 2), eta = coalesce(?, eta), lost = lost + 1, owner = null, n = null
+LOST: Final = f"""
+update task set state = iif(? is null, {WAITS}, 2), eta = coalesce(?, eta), lost = lost + 1, owner = null, n = null
 where seq = ?"""
 """Put back what a dead child ran, as one more lost delivery, now or at a time."""
 
-REQUEUE_OWNER: Final = "update task set state = suspect, owner = null, n = null where state = 3 and owner = ?"
+REQUEUE_OWNER: Final = f"update task {PUT_BACK} where state = 3 and owner = ?"
 """Put back all that one owner holds."""
 
-REQUEUE_NODE: Final = """
-update task set state = suspect, owner = null, n = null
+REQUEUE_NODE: Final = f"""
+update task {PUT_BACK}
 where state = 3 and owner in (select id from owner where incarnation = ?)"""
 """Put back all that the owners of one start hold."""
 
 SUSPECT_NODE: Final = """
-update task set state = 1, lost = lost + suspect, suspect = 1, owner = null, n = null
+update task set state = iif(gate is null, 1, 4), lost = lost + suspect, suspect = 1, owner = null, n = null
 where state = 3 and owner in (select id from owner where incarnation = ?)"""
 """The same where nobody saw what ran: a suspect from now on, and one more loss if it was delivered as one."""
 
 # ---- the clock
 
-PROMOTE: Final = """
-update task set state = suspect
+PROMOTE: Final = f"""
+update task set state = {WAITS}
 where seq in (select seq from task where state = 2 and eta <= ? order by eta limit ?)"""
 """Queue what is due, at its old place."""
 
@@ -271,7 +330,8 @@ FORGET_LEAKS: Final = "delete from leak"
 # ---- operators
 
 DEPTH: Final = """
-select (select count(*) from task where state = 0) + (select count(*) from task where state = 1),
+select (select count(*) from task where state = 0) + (select count(*) from task where state = 1)
+           + (select count(*) from task where state = 4 and gate is not null),
        (select count(*) from task where state = 2),
        (select count(*) from task where state = 3),
        (select count(*) from record where state > 11 and state = 15)"""
@@ -284,8 +344,17 @@ select min(since) from (
     from priority
     union all
     select (select max(created, coalesce(eta, 0)) from task where state = 1 and priority = p order by seq limit 1)
-    from priority)"""
-"""Since when the first message of some priority could have run: twenty look-ups, however long the queue."""
+    from priority
+    union all
+    select max(created, coalesce(eta, 0)) from task
+    where seq = (select min(seq) from task where state = 4 and gate is not null))"""
+"""Since when the first message of some priority could have run: twenty look-ups, however long the queue; and the first
+of all that waits behind gates, for which it reads their index."""
+
+MESSAGES: Final = """
+select id, state, lost, envelope, (select data from progress where progress.id = task.id and expires > ?)
+from task where id > ? order by id limit ?"""
+"""The messages that have not ended, by id: a retry has the id of its message, so none is missed."""
 
 ENDED: Final = """
 select id, state, lost, data from record where state > 11 and state = ? order by seq desc limit ?"""

@@ -1,7 +1,8 @@
 """What is out of which pool now, told by the libraries as it happens.
 
-A library is followed once the app has imported it, in the child: what was taken before, in a start hook for instance,
-is not known here and nobody's fault.
+A library is followed once the app has imported it: in the template, since to follow SQLAlchemy and redis-py takes 2 ms,
+and from the child on if that imports it later. What is out when a child begins, by a start hook for instance, is
+nobody's fault and forgotten.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ class CheckedOut:
         self._awaited = dict(_LIBRARIES)
         self._undo: list[Callable[[], object]] = []
         self.follow()
+
+    def begin(self) -> None:
+        """In a child that is ready for its first task: what is out now is nobody's."""
+        self.follow()
+        self.now.clear()
 
     def follow(self) -> None:
         """Follow the libraries that were imported since. 0.2 us."""

@@ -14,8 +14,10 @@ import pytest
 from poolrt import TaskState
 from poolrt.app import loading
 from poolrt.app.app import App
+from poolrt.app.calls import MAX_ARGUMENT_BYTES
+from poolrt.app.options import TaskOptions
 from poolrt.app.result import AsyncResult
-from poolrt.app.task import MAX_ARGUMENT_BYTES, Task, TaskOptions
+from poolrt.app.task import Task
 from poolrt.brokers.base import Broker, Found
 from poolrt.errors import (
     BrokerFull,

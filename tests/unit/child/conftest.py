@@ -286,11 +286,11 @@ def executor(app: App, row: RowWriter, pokes: list[float], told: list[tuple[str,
     with contextlib.closing(ResidentSize(os.getpid())) as resident:
         executor = Executor(
             app, OWNER, row, Limits(Settings(), resident), 3, Interrupter(row), lambda: pokes.append(time.monotonic()),
-            lambda *event: told.append(event),
+            lambda *event: told.append(event), "web-1",
         )  # fmt: skip
         yield executor
         executor.close()
-    if executor._loop is not None:
+    if executor.current_loop() is not None:
         asyncio.set_event_loop(None)
 
 
@@ -370,11 +370,17 @@ class FakeAudit:
         self.sampling: Callable[[], bool] = lambda: False
         self.samples: list[tuple[str, Outcome]] = []
         self.left = False
+        self.at_ease: set[str] = set()
+        self.finds_before: Verdict | None = None
+
+    def before(self, task: str) -> Verdict | None:
+        self.at_ease.add(task)
+        return self.finds_before
 
     def samples_next(self, task: str) -> bool:
         return self.sampling()
 
-    def sample(self, task: str, outcome: Outcome) -> None:
+    def sample(self, task: str, runtime: float, outcome: Outcome) -> None:
         self.samples.append((task, outcome))
 
     def after(self, task: str, runtime: float) -> Verdict | None:

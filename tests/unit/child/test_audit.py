@@ -27,6 +27,8 @@ from poolrt.posix.processes import dead_children
 from poolrt.states import Activity
 
 MIB = 1 << 20
+SOME = 1e-5
+"""Seconds that a run takes after which there is a glance."""
 
 
 class Sizes:
@@ -89,8 +91,13 @@ Make = Callable[..., Audit]
 def make(told: list[Finding], watch: FakeWatch) -> Make:
     """``make(sizes, ceiling, policy)``: an audit whose child reads as these sizes."""
 
-    def make(sizes: Sizes = Sizes(20 * MIB), ceiling: int = 0, policy: str = "") -> Audit:  # noqa: B008  never changed
-        audit = Audit(Policies(policy), ceiling, Row(), sizes, told.append)  # type: ignore[arg-type]
+    def make(
+        sizes: Sizes = Sizes(20 * MIB),  # noqa: B008  never changed
+        ceiling: int = 0,
+        policy: str = "",
+        policies: Policies | None = None,
+    ) -> Audit:
+        audit = Audit(policies or Policies(policy), ceiling, Row(), sizes, told.append)  # type: ignore[arg-type]
         audit.add([watch])
         return audit
 
@@ -107,11 +114,11 @@ def test_above_its_ceiling_after_the_second_look_it_leaves(make: Make, monkeypat
     """What a collection does not free counts; told are both sizes, and the task during which the child grew most."""
     monkeypatch.setattr(memory_audit, "_READ_AGAIN_NS", 10**12)
     audit = make(Sizes(20 * MIB, 80 * MIB, 90 * MIB, 118 * MIB, 110 * MIB), 100 * MIB)
-    assert [audit.after(task, 0.0) for task in ("fat", "thin")] == [None, None]
-    assert audit.after("thin", 0.0) is None, "runs of one task that follow each other closely share a reading"
+    assert [audit.after(task, SOME) for task in ("fat", "thin")] == [None, None]
+    assert audit.after("thin", SOME) is None, "runs of one task that follow each other closely share a reading"
     monkeypatch.setattr(memory_audit, "_READ_AGAIN_NS", 0)
     said = "max_memory_per_child: 110.0 MiB (118.0 MiB before a collection), its ceiling is 100.0 MiB"
-    assert audit.after("thin", 0.0) == Verdict(f"{said}; it has grown by 60.0 MiB during fat", "fat")
+    assert audit.after("thin", SOME) == Verdict(f"{said}; it has grown by 60.0 MiB during fat", "fat")
 
 
 def test_what_a_collection_frees_is_no_reason(make: Make) -> None:
@@ -234,14 +241,14 @@ def test_a_pool_that_has_given_more_is_looked_at_now(
     out = CheckedOut()
     audit = make()
     audit.add([PoolWatch(out)])
-    audit.after("t", 0.0)
+    audit.after("t", SOME)
     looks = len(watch.looks)
-    audit.after("t", 0.0)
+    audit.after("t", SOME)
     assert len(watch.looks) == looks, "no time"
     out.now["one"] = Kept()
-    audit.after("t", 0.0)
+    audit.after("t", SOME)
     assert len(watch.looks) == looks + 1
-    audit.after("t", 0.0)
+    audit.after("t", SOME)
     assert len(watch.looks) == looks + 1, "nothing more is out"
 
 
@@ -250,12 +257,43 @@ def test_a_closed_lock_is_seen_at_once(told: list[Finding]) -> None:
     lock = os.dup(0)
     audit = Audit(Policies(), 0, Row(), Sizes(0), told.append, lock)  # type: ignore[arg-type]
     for _ in range(5):
-        assert audit.after("good", 0.0) is None
+        assert audit.after("good", SOME) is None
     os.close(lock)
-    verdict = audit.after("bad", 0.0)
+    verdict = audit.after("bad", SOME)
     assert verdict is not None
     assert verdict.task == "bad"
     assert "lock" in verdict.reason
+
+
+def test_the_shortest_runs_share_a_glance(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One glance for sixteen runs of nothing, one for each run that had time to leave something."""
+    glances = []
+    lowest = audit_module.descriptors.lowest_free
+    audit = make()
+    for _ in range(200):  # a new child is looked at closely
+        audit.after("t", 0.0)
+    monkeypatch.setattr(audit_module.descriptors, "lowest_free", lambda: glances.append(1) or lowest())
+    for _ in range(160):
+        audit.after("t", 0.0)
+    assert len(glances) == 10
+    for _ in range(10):
+        audit.after("t", SOME)
+    assert len(glances) == 20
+
+
+def test_what_a_short_run_leaves_is_named(make: Make, leak: Callable[[], None]) -> None:
+    """That one of several runs has left something is seen; then each is looked at, so that the right one is named."""
+    audit = make()
+    for _ in range(200):
+        audit.after("good", 0.0)
+    reasons = []
+    for _ in range(60):
+        audit.after("good", 0.0)
+        leak()
+        reasons.append(audit.after("bad", 0.0))
+    found = next(filter(None, reasons))
+    assert found.task == "bad"
+    assert "30 of 30 runs of bad" in found.reason
 
 
 def test_a_changed_handler_is_seen(make: Make) -> None:
@@ -297,3 +335,48 @@ def test_the_default_settings_read_no_memory(make: Make) -> None:
             raise AssertionError("it was read")
 
     assert make(Untouchable()).after("t", 0.0) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", sorted(audit_module.BY_LOOKS))
+def test_a_run_that_may_fail_is_looked_at_by_itself(make: Make, watch: FakeWatch, kind: LeakKind) -> None:
+    """Before it, for what others left, and after it, however quick it is: of each kind that a look finds."""
+    policies = Policies("warn")
+    policies.learn("strict", f"{kind}=fail")
+    audit = make(policies=policies)
+    for task in ("other", "other", "strict", "strict", "other", "strict"):
+        if task not in audit.at_ease:
+            audit.before(task)
+        audit.after(task, 0.0)
+    assert watch.looks == [{"other": 1}, {"other": 1}, {"strict": 1}, {"strict": 1}, {"other": 1}, {"strict": 1}]
+
+
+def test_the_first_run_of_a_task_is_looked_at_by_itself(make: Make, watch: FakeWatch) -> None:
+    """What it does once, at its first use, has its name; afterwards it is at ease."""
+    audit = make()
+    for task in "aabbab":
+        if task not in audit.at_ease:
+            audit.before(task)
+        audit.after(task, 0.0)
+    assert watch.looks == [{"a": 1}, {"a": 1}, {"b": 1}]
+    assert audit.at_ease == {"a", "b"}
+
+
+def test_what_is_found_before_a_run_is_a_reason_to_leave(make: Make, watch: FakeWatch) -> None:
+    """It is another's, and fails nothing."""
+    audit = make(policy="threads=recycle,state=fail")
+    audit.before("first")
+    audit.after("first", 0.0)
+    audit.after("first", 0.0)
+    watch.finds = [Finding(LeakKind.THREADS, "first", "worker", 1, 1, "first left a thread")]
+    assert audit.before("second") == Verdict("first left a thread", "first")
+
+
+def test_a_watch_that_wants_each_run_is_told_of_none_twice(make: Make, watch: FakeWatch) -> None:
+    """It has seen what ran before."""
+    audit = make()
+    watch.wants_each = True
+    for task in ("a", "b", "b", "c"):
+        if task not in audit.at_ease:
+            audit.before(task)
+        audit.after(task, 0.0)
+    assert watch.looks == [{"a": 1}, {"b": 1}, {"b": 1}, {"c": 1}]

@@ -16,12 +16,13 @@ import msgspec
 import pytest
 
 from poolrt.app.app import App
+from poolrt.app.options import TaskOptions
 from poolrt.app.request import current_request
-from poolrt.app.task import TaskOptions
-from poolrt.child import executor as executor_module
-from poolrt.child.executor import MAX_UNKNOWN, Executor
+from poolrt.child import outcomes as outcomes_module
+from poolrt.child.executor import Executor
 from poolrt.child.interruption import Interrupter
 from poolrt.child.limits import Limits
+from poolrt.child.outcomes import MAX_UNKNOWN
 from poolrt.codec import PICKLE, decode, encode_arguments
 from poolrt.message import Delivery, Message, decode_message, encode_message
 from poolrt.settings import Settings
@@ -197,7 +198,7 @@ def test_deep_recursion_fails_the_task_only(run, app: App) -> None:
 
 def test_retries_with_backoff(raises, run) -> None:
     """An exception that retry_for names goes on as the next attempt of the same id, later each time, then fails."""
-    message = raises(BOOM, retry_for=[OSError, ValueError], max_retries=3, retry_backoff="2s")
+    message = raises(BOOM, retry_for=[OSError, ValueError], max_retries=3, retry_backoff="2s", retry_jitter=False)
     for attempt, delay in ((1, 2), (2, 4), (3, 8)):
         now = time.time()
         ran = run(message)
@@ -205,7 +206,7 @@ def test_retries_with_backoff(raises, run) -> None:
         (again,) = ran.follow_ups
         message = decode_message(again.envelope)
         assert (message.id, again.id, message.attempt) == ("the-id", "the-id", attempt + 1)
-        assert again.eta == message.eta == pytest.approx(now + delay, abs=delay / 2 + 0.1)
+        assert again.eta == message.eta == pytest.approx(now + delay, abs=0.5)
     ran = run(message)
     assert (ran.state, ran.record.attempt, ran.text) == (TaskState.FAILED, 4, "boom")
 
@@ -220,7 +221,7 @@ def test_retries_keep_the_call(run, app: App) -> None:
     first = call("again", 7, queue="mail", priority=4, expires=time.time() + 60, headers={"a": "b"})
     (follow_up,) = run(first).follow_ups
     second = decode_message(follow_up.envelope)
-    assert msgspec.structs.replace(second, attempt=1, eta=None) == first
+    assert msgspec.structs.replace(second, attempt=1, eta=None, terms=None) == first
     assert (follow_up.queue, follow_up.priority) == ("mail", 4)
 
 
@@ -240,9 +241,11 @@ def test_what_is_not_retried(options: dict[str, Any], error: BaseException, rais
 
 
 def test_retry_pauses_have_a_most(raises, run) -> None:
-    """However many attempts, the pause stays at ten minutes."""
-    message = msgspec.structs.replace(raises(BOOM, retry_for=ValueError, max_retries=5000), attempt=4000)
-    assert run(message).follow_ups[0].eta == pytest.approx(time.time() + 600, abs=5)
+    """However many attempts, the pause stays at ten minutes, or at what the task says."""
+    for options, most in (({}, 600), ({"retry_backoff_max": "1m"}, 60)):
+        message = raises(BOOM, retry_for=ValueError, max_retries=None, retry_jitter=False, **options)
+        message = msgspec.structs.replace(message, attempt=4000)
+        assert run(message).follow_ups[0].eta == pytest.approx(time.time() + most, abs=5)
 
 
 # ---- results that cannot be carried
@@ -284,7 +287,7 @@ def test_a_result_that_ends_the_process_fails_the_task(run, app: App, executor: 
 
 def test_a_result_that_is_too_large_fails_the_task(run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A result no store should take fails its task by name, and says what to do; one at the bound is kept."""
-    monkeypatch.setattr(executor_module, "MAX_RESULT_BYTES", 3)
+    monkeypatch.setattr(outcomes_module, "MAX_RESULT_BYTES", 3)
     assert run(call("add", 998)).state is TaskState.SUCCEEDED
     ran = run(call("add", 999))
     assert (ran.state, ran.kind) == (TaskState.FAILED, "ResultTooLarge")
@@ -504,7 +507,7 @@ def test_other_things_by_value_are_dead(function: bytes, run) -> None:
 
 def test_bound_tasks_see_their_request(run, app: App) -> None:
     """``self.request`` says everything of the message that runs, and exists only while it runs."""
-    seen = []
+    seen: list[Any] = []
 
     @app.task(name="bound", bind=True)
     def bound(self: Any, x: int) -> int:
@@ -517,11 +520,24 @@ def test_bound_tasks_see_their_request(run, app: App) -> None:
     (request,) = seen
     assert msgspec.structs.asdict(request) == {
         "id": "the-id", "task": "bound", "queue": "q", "attempt": 2, "lost": 1, "priority": 4, "headers": {"a": "b"},
-        "owner": "inc/0.1", "fence": "inc/0.1/5.6",
+        "owner": "inc/0.1", "fence": "inc/0.1/5.6", "node": "web-1", "parent": "", "root": "the-id", "group": "",
+        "eta": None, "expires": None, "deadline": None,
     }  # fmt: skip
+    assert (request.retries, request.deliveries, request.child) == (1, 2, "0.1")
     assert current_request() is None
     with pytest.raises(RuntimeError, match=r"bound\.request exists only while a worker runs the task"):
         bound.request  # noqa: B018  the property raises
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"), [({"time_limit": 60.0}, 60), ({"time_limit": 60.0, "soft_time_limit": 30.0}, 30)]
+)
+def test_the_deadline_is_wall_time(limits: dict[str, float], seconds: float, run, app: App) -> None:
+    """``request.deadline``: when the first limit is over, as a moment that others understand too."""
+    seen: list[Any] = []
+    app.task(name="bound", bind=True)(lambda self: seen.append(self.request.deadline))
+    run(call("bound", **limits))
+    assert seen == [pytest.approx(time.time() + seconds, abs=2)]
 
 
 def test_the_request_ends_with_the_task(run, raises) -> None:

@@ -13,10 +13,8 @@ import pytest
 
 from poolrt import notice
 from poolrt.child.lifeline import Lifeline
-from poolrt.child.main import queues_of
 from poolrt.posix.boot import boottime_ns
 from poolrt.posix.unix_sockets import type_of_packets
-from poolrt.settings import Settings
 
 
 @pytest.fixture
@@ -92,14 +90,6 @@ def test_the_wait_has_an_end(lifeline, pipe) -> None:
     assert not lifeline.wait_for_answer(pipe[0], 0.05)
     assert 0.05 <= time.monotonic() - began < 5
     assert not lifeline.wait_for_answer(pipe[0], -1)
-
-
-@pytest.mark.parametrize(
-    ("text", "queues"), [("", ()), ("a", ("a",)), (" a , b,,c ", ("a", "b", "c")), (" , ", ())]
-)  # fmt: skip
-def test_the_queues_of_a_node(text: str, queues: tuple[str, ...]) -> None:
-    """Separated by commas, spaces aside; none is all."""
-    assert queues_of(Settings(queues=text)) == queues
 
 
 def test_the_clock_of_leases_counts_on() -> None:

@@ -419,7 +419,7 @@ def test_a_sampled_run(noop, put, make, audit, broker) -> None:  # type: ignore[
     audit.sampling = lambda: True
     seen = []
 
-    def sample(task: str, outcome: Outcome) -> None:
+    def sample(task: str, runtime: float, outcome: Outcome) -> None:
         audit.settle_first()
         seen.append((task, outcome.state, len(broker.done)))
 
@@ -456,6 +456,17 @@ def test_a_failed_run_is_not_failed_again(app, put, make, audit, broker) -> None
     make().run()
     (outcome,) = broker.outcomes
     assert decode_record(outcome.record).error.type == "ValueError"
+
+
+def test_what_is_found_before_a_run_makes_the_child_leave(noop, put, make, audit, broker, lifeline) -> None:  # type: ignore[no-untyped-def]
+    """The run is not started: it goes back with the rest."""
+    put("noop", 3)
+    audit.finds_before = Verdict("another leaks", "other")
+    make().run()
+    assert audit.seen == []
+    assert len(broker.queue) == 3
+    (leaving,) = [sent for sent in lifeline.sent if isinstance(sent, Leaving)]
+    assert (leaving.reason, leaving.task) == ("another leaks", "other")
 
 
 def test_a_finding_of_the_audit_makes_the_child_leave(noop, put, make, audit, broker, lifeline) -> None:  # type: ignore[no-untyped-def]

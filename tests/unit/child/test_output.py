@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from poolrt.child.output import keep_last_output
+from poolrt.child.output import LastOutput
 from poolrt.posix import stacks
 from poolrt.posix.last_output import read_tails
 from tests.unit.child.conftest import FakeRow
@@ -42,7 +42,7 @@ def test_prints_are_kept_and_written(file, redirect):
     """Both streams, each in its own part, by print, write and writelines; and all of it goes where it went before."""
     streams = redirect()
     row = FakeRow()
-    keep_last_output(file, row)
+    LastOutput().keep(file, row)
     row.sequence = 3
     print("to", "stdout")
     sys.stdout.writelines(["two\n", "lines\n"])
@@ -56,7 +56,7 @@ def test_handlers_that_hold_the_stream_are_kept_too(file, redirect):
     """A logging handler made at import, before the fork, holds the stream itself."""
     redirect()
     handler = logging.StreamHandler(sys.stderr)
-    keep_last_output(file, FakeRow())
+    LastOutput().keep(file, FakeRow())
     handler.emit(logging.makeLogRecord({"msg": "a warning"}))
     assert read_tails(file, 0).stderr == b"a warning\n"
 
@@ -64,7 +64,7 @@ def test_handlers_that_hold_the_stream_are_kept_too(file, redirect):
 def test_the_stream_is_the_same_object(file, redirect):
     """Whatever code asks of it (encoding, buffer, isatty, reconfigure), it is answered as before."""
     streams = redirect()
-    keep_last_output(file, FakeRow())
+    LastOutput().keep(file, FakeRow())
     assert sys.stdout is streams[0]
     assert isinstance(sys.stdout, io.TextIOWrapper)
     assert (sys.stdout.encoding, sys.stdout.line_buffering, sys.stdout.isatty()) == ("utf-8", True, False)
@@ -77,7 +77,7 @@ def test_the_stream_is_the_same_object(file, redirect):
 def test_what_is_no_text_is_refused_as_before(file, redirect):
     """The stream's own TypeError, not one of ours."""
     redirect()
-    keep_last_output(file, FakeRow())
+    LastOutput().keep(file, FakeRow())
     with pytest.raises(TypeError, match="must be str"):
         sys.stdout.write(b"bytes")
     assert read_tails(file, 0).stdout == b""
@@ -92,7 +92,7 @@ def test_a_broken_stream_still_keeps_the_line(file, redirect, monkeypatch):
 
     redirect()
     monkeypatch.setattr(sys, "stdout", Broken())
-    keep_last_output(file, FakeRow())
+    LastOutput().keep(file, FakeRow())
     with pytest.raises(BrokenPipeError):
         print("last words")
     assert read_tails(file, 0).stdout == b"last words"
@@ -109,7 +109,18 @@ def test_streams_that_cannot_be_kept(file, monkeypatch):
 
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", slotted := Slotted())
-    keep_last_output(file, FakeRow())
+    LastOutput().keep(file, FakeRow())
     sys.stderr.write("passes")
     assert slotted.written == "passes"
     assert read_tails(file, 0) == (b"", b"")
+
+
+def test_nothing_is_kept_before_a_child_says_so(file, redirect):
+    """The template and the steward write through it too."""
+    streams = redirect()
+    output = LastOutput()
+    print("of the template")
+    output.keep(file, FakeRow())
+    print("of the child")
+    assert read_tails(file, 0).stdout == b"of the child\n"
+    assert streams[0].buffer.getvalue() == b"of the template\nof the child\n"

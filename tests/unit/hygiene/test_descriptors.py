@@ -292,3 +292,30 @@ def test_after_an_innocent_row_the_patience_shrinks_again(table):
 
     found = table.drive(120, ("t", work))
     assert found[0][0] == 45 + 30
+
+
+def test_what_appears_among_missed_runs_is_nobodys(table):
+    """It may be any of theirs: nobody is blamed, and each of the next runs is to be looked at; longer each time."""
+    watch = table.watch()
+    table.drive(200, ("good", lambda: None), watch=watch)
+    assert not watch.wants_each
+    wanted = []
+    for _ in range(2):
+        table.open("socket", "db:5432")
+        watch.missed(["bad", "good"], table.lowest())
+        wanted.append(0)
+        while watch.wants_each:
+            assert watch.after("good", table.lowest()) is None
+            wanted[-1] += 1
+    assert wanted[1] > 1.5 * wanted[0] > 60
+    found = table.drive(60, ("bad", lambda: table.open("socket", "db:5432")), watch=watch)
+    assert [(ran, finding.task, finding.count) for ran, finding in found] == [(30, "bad", 30), (60, "bad", 30)]
+
+
+def test_missed_runs_end_a_row(table):
+    """Thirty runs in a row that leave something are no row if others came between that left nothing."""
+    watch = table.watch()
+    for _ in range(40):
+        table.drive(20, ("bad", lambda: table.open("socket", "db:5432")), watch=watch)
+        watch.missed(["bad"], table.lowest())
+        assert not [finding for finding in watch.after("bad", table.lowest()) or () if "20 of 20" in finding.reason]

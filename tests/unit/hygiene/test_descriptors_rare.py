@@ -284,3 +284,20 @@ def test_runs_that_take_long_are_counted_more_often(table):
         table.now += 10
         table.drive(1, ("t", nothing), watch=watch)
     assert table.counts - before > 60
+
+
+@pytest.mark.parametrize("often", [1, 5])
+def test_a_leak_whose_peers_have_gone_says_so(table, often):
+    """It is one of connections, found long before the minute is over: with the number that are in CLOSE_WAIT."""
+    runs = iter(range(10_000))
+
+    def work():
+        run = next(runs)
+        if run % often == 0:
+            fd = table.open()
+            if run % (2 * often) == 0:
+                lose_peer(table, fd)
+
+    finding = table.drive(1000, ("t", work))[0][1]
+    assert finding.kind == LeakKind.CONNECTIONS
+    assert finding.reason.endswith(f"; the peer has closed {(finding.count + 1) // 2} of them (CLOSE_WAIT)")

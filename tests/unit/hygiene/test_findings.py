@@ -87,6 +87,15 @@ def test_the_task_goes_before_the_node() -> None:
     assert policies.action(finding(task="")) is Action.FAIL
 
 
+def test_what_fails_a_task_is_its_own_or_the_nodes() -> None:
+    """Where both name a kind, the task goes before."""
+    policies = Policies("threads=fail,files=fail,memory=warn")
+    policies.learn("shop.fetch", "threads=warn,state=fail")
+    assert policies.fails("shop.fetch") == {LeakKind.FILES, LeakKind.STATE}
+    assert policies.fails("shop.other") == {LeakKind.THREADS, LeakKind.FILES}
+    assert Policies().fails("shop.fetch") == frozenset()
+
+
 @pytest.mark.parametrize(
     ("allowed", "action"),
     [

@@ -21,6 +21,7 @@ from types import ModuleType
 import pytest
 
 from poolrt.hygiene.findings import LeakKind
+from poolrt.hygiene.held_state import SEVERAL
 from poolrt.hygiene.leftovers import FEW
 from poolrt.hygiene.task_state import StateWatch
 
@@ -150,14 +151,15 @@ def test_a_wakeup_descriptor_left_is_taken_down() -> None:
         assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_a_handler_that_is_rarely_set_is_seen_in_time() -> None:
-    """Real-time signals and the like: within 64 looks."""
+def test_the_handler_of_any_signal_is_put_back() -> None:
+    """Of real-time signals, too; several at once."""
     watch = StateWatch()
-    number = signal.SIGRTMIN + 3
-    signal.signal(number, ignore)
-    found = [what for _ in range(64) for what in whats(watch)]
-    assert found == ["signal SIGRTMIN+3"]
-    assert signal.getsignal(number) is signal.SIG_DFL
+    numbers = signal.SIGRTMIN + 3, signal.SIGWINCH
+    for number in numbers:
+        signal.signal(number, ignore)
+    assert whats(watch) == ["signal SIGWINCH", "signal SIGRTMIN+3"]
+    assert [signal.getsignal(number) for number in numbers] == [signal.SIG_DFL] * 2
+    assert not watch.must_leave
 
 
 def test_a_removed_working_directory_is_left(tmp_path: Path) -> None:
@@ -258,6 +260,20 @@ def test_plugins_that_each_run_imports_are_kept(library: Callable[[str], None]) 
     sys.path[:] = before
 
 
+def test_what_an_import_set_is_not_changed_by_a_task(library: Callable[[str], None]) -> None:
+    """It is put back to what the library set, and not taken back."""
+    watch = StateWatch()
+    library("some_library")
+    os.environ["OF_LIBRARY"] = "1"
+    try:
+        assert whats(watch) == []
+        os.environ["OF_LIBRARY"] = "2"
+        assert whats(watch) == ["environ OF_LIBRARY"]
+        assert os.environ["OF_LIBRARY"] == "1"
+    finally:
+        del os.environ["OF_LIBRARY"]
+
+
 def test_what_an_import_may_not_change_is_put_back(library: Callable[[str], None]) -> None:
     """Directory, umask, handlers of signals, and variables that were something else."""
     watch = StateWatch()
@@ -292,17 +308,69 @@ def test_a_variable_that_is_set_once_is_kept() -> None:
         del os.environ["SET_BY_DEFAULT"]
 
 
-def test_variables_that_each_run_sets_are_told_and_taken_back() -> None:
-    """Under a new name or with a new value each time: from the fifth run on."""
+def test_variables_of_which_each_run_sets_another_are_told_and_taken_back() -> None:
+    """All of them, from the third run on; another task may still set one."""
     watch = StateWatch()
     found = []
-    for number in range(FEW + 2):
+    for number in range(SEVERAL + 2):
         os.environ[f"JOB_{number}"] = "1"
+        found.append(whats(watch))
+    assert found == [[]] * (SEVERAL - 1) + [["environ JOB_*"]] * 3
+    assert not [name for name in os.environ if name.startswith("JOB_")]
+    os.environ["OF_ANOTHER"] = "1"
+    assert whats(watch, "another") == []
+    del os.environ["OF_ANOTHER"]
+
+
+def test_a_variable_that_each_run_sets_anew_is_told_and_taken_back() -> None:
+    """At its second value, and from then on at once, whoever sets it: a later task would read another's value."""
+    watch = StateWatch()
+    found = []
+    for number in range(4):
         os.environ["REQUEST"] = str(number)
         found.append(whats(watch))
-    assert found[: FEW - 1] == [[]] * (FEW - 1)
-    assert found[FEW - 1 :] == [["environ JOB_*", "environ REQUEST"]] * 3
-    assert not [name for name in os.environ if name.startswith("JOB_") or name == "REQUEST"]
+    assert found == [[]] + [["environ REQUEST"]] * 3
+    assert "REQUEST" not in os.environ
+    os.environ["REQUEST"] = "0"
+    assert whats(watch, "another") == ["environ REQUEST"]
+    assert "REQUEST" not in os.environ
+
+
+def test_what_was_taken_back_is_not_told_again_with_the_rest() -> None:
+    """A task that sets one variable anew at each run, and two others besides."""
+    watch = StateWatch()
+    found = []
+    for others in ((), ("A",), ("B",)):
+        os.environ["REQUEST"] = str(len(found))
+        os.environ.update(dict.fromkeys(others, "1"))
+        found.append(whats(watch))
+    assert found == [[], ["environ REQUEST"], ["environ A", "environ B", "environ REQUEST"]]
+    os.environ["C"] = "1"
+    assert whats(watch) == ["environ C"]
+    assert not {"A", "B", "C", "REQUEST"} & os.environ.keys()
+
+
+def test_a_variable_that_is_removed_between_may_be_set_again() -> None:
+    """To what it was before: it is no other value, and one task has set it twice only."""
+    watch = StateWatch()
+    for _ in range(2):
+        os.environ["FLAG"] = "1"
+        assert whats(watch) == []
+        del os.environ["FLAG"]
+        assert whats(watch) == []
+
+
+def test_a_changing_variable_is_taken_back_after_several_tasks_too() -> None:
+    """Which of two it was is not known; who sets it next is."""
+    watch = StateWatch()
+    found = []
+    for number in range(2):
+        os.environ["REQUEST"] = str(number)
+        found += watch.look({"a": 1, "b": 1})
+    assert [(each.task, each.what) for each in found] == [("", "environ REQUEST")]
+    assert "REQUEST" not in os.environ
+    os.environ["REQUEST"] = "2"
+    assert whats(watch, "b") == ["environ REQUEST"]
 
 
 def test_values_of_variables_are_not_shown() -> None:
@@ -361,10 +429,10 @@ def test_an_entry_of_the_path_that_each_run_adds_is_told() -> None:
     watch = StateWatch()
     before = list(sys.path)
     found = []
-    for number in range(FEW):
+    for number in range(SEVERAL):
         sys.path.append(f"/tmp/job-{number}")
         found.append(whats(watch))
-    assert found == [[]] * (FEW - 1) + [["sys.path"]]
+    assert found == [[]] * (SEVERAL - 1) + [["sys.path"]]
     assert sys.path == before
 
 
@@ -373,10 +441,10 @@ def test_a_root_handler_that_each_run_adds_is_told() -> None:
     watch = StateWatch()
     before = list(logging.root.handlers)
     found = []
-    for _ in range(FEW):
+    for _ in range(SEVERAL):
         logging.root.addHandler(logging.NullHandler())
         found.append(whats(watch))
-    assert found == [[]] * (FEW - 1) + [["a handler of logger root"]]
+    assert found == [[]] * (SEVERAL - 1) + [["a handler of logger root"]]
     assert logging.root.handlers == before
 
 
@@ -397,3 +465,9 @@ def test_what_compares_in_its_own_way_is_not_asked(monkeypatch: pytest.MonkeyPat
         assert whats(watch) == ["sys.stdout"]
         assert sys.stdout is before
         monkeypatch.setattr(sys, "stdout", Odd())  # it may be the app's own
+    path, sys.path = sys.path, [*sys.path[:-1], Odd()]  # type: ignore[list-item]
+    try:
+        watch.look({"t": 1})
+        assert "sys.path" in watch.must_leave
+    finally:
+        sys.path = path

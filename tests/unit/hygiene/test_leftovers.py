@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from poolrt.hygiene.findings import LeakKind
-from poolrt.hygiene.leftovers import FEW, LIVES_ON, SINGLY, Leftovers, without_numbers
+from poolrt.hygiene.findings import LeakKind, LeakTable, row_of
+from poolrt.hygiene.leftovers import FEW, LIVES_ON, LONGER, SINGLY, SURE, Leftovers, without_numbers
 
 
 class Runs:
     """Runs of tasks, each of which leaves things or ends some."""
 
-    def __init__(self, **limits: float) -> None:
+    def __init__(self, **limits) -> None:
         self.now = 100.0
+        self.takes = 1.0
         self.left = Leftovers[int](
             LeakKind.THREADS, "threads running", clock=lambda: self.now, details=lambda keys: f"ids {sorted(keys)}",
             **limits,
@@ -24,9 +27,30 @@ class Runs:
         self.left.ran(ran)
         new = {self.made + place: ("worker-*", pooled) for place in range(leaves)}
         self.made += leaves
-        found = self.left.appeared(new, ran) if new else None
-        self.now += 1.0
+        found = self.left.appeared(new, ran) if new else self.left.overdue()
+        self.now += self.takes
         return found
+
+    def end(self, *keys: int) -> None:
+        for key in keys:
+            self.left.ended(key)
+
+    def burst(self, probability: float, runs: int, seed: int = 0) -> int:
+        """So many runs in an instant, the last of which leaves something; how many did."""
+        rng = random.Random(seed)
+        leaves = [rng.random() < probability for _ in range(runs - 1)] + [True]
+        self.takes = 0.0
+        for each in leaves:
+            assert not self.run(leaves=each)
+        self.takes = 1.0
+        return sum(leaves)
+
+
+def rate(found) -> float:
+    """As `poolrt leaks` shows it, over all findings."""
+    table = LeakTable(row_of(finding, 0.0) for finding in found if finding)
+    (row,) = table.rows()
+    return row.rate
 
 
 def test_what_every_run_leaves_is_told_once_it_has_lived_on() -> None:
@@ -35,13 +59,52 @@ def test_what_every_run_leaves_is_told_once_it_has_lived_on() -> None:
     found = [runs.run() for _ in range(20)]
     (first,) = [finding for finding in found[:10] if finding]
     assert found.index(first) == FEW + LIVES_ON - 1
-    assert (first.kind, first.task, first.what, first.count) == (LeakKind.THREADS, "t", "worker-*", FEW)
-    assert first.runs == FEW + LIVES_ON
+    assert (first.kind, first.task, first.what) == (LeakKind.THREADS, "t", "worker-*")
+    assert (first.count, first.runs) == (10, 10), "with those that are young"
     assert first.reason == (
-        "leak: 5 of 10 runs of t left 5 threads running, worker-* (ids [0, 1, 2, 3, 4]), the oldest for 9.0 s, "
-        "and now 5 more"
+        "leak: 10 runs of t left 10 threads running, worker-* (ids [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), "
+        "the oldest for 9.0 s, and none has ended"
     )
-    assert sum(finding.count for finding in found if finding) <= 20, "each is told once"
+    assert [(finding.count, finding.runs) for finding in found if finding] == [(10, 10)] * 2, "each is told once"
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.1, 0.02])
+def test_the_rate_that_is_told_is_the_true_one(probability: float) -> None:
+    """Over many findings; runs before the first leftover count too."""
+    runs, rng = Runs(), random.Random(1)
+    found = [runs.run(leaves=rng.random() < probability) for _ in range(int(2000 / probability))]
+    assert rate(found) == pytest.approx(100 * probability, rel=0.1)
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.1])
+def test_the_rate_is_the_true_one_where_looks_are_seldom(probability: float) -> None:
+    """What appeared after fifty runs of one task is all its own."""
+    runs, rng = Runs(), random.Random(1)
+    found = [runs.run(leaves=sum(rng.random() < probability for _ in range(50)), ran={"t": 50}) for _ in range(200)]
+    assert rate(found) == pytest.approx(100 * probability, rel=0.1)
+
+
+def test_runs_that_nobody_is_blamed_for_do_not_count() -> None:
+    """After several tasks had run, what appeared is nobody's: nor are these runs a sign that it leaks seldom."""
+    runs = Runs()
+    found = [runs.run(ran=ran) for _ in range(50) for ran in ({"t": 1}, {"t": 30, "other": 1})]
+    assert rate(found) == 100
+
+
+def test_what_ends_by_itself_is_not_counted() -> None:
+    """Each run leaves one that ends after thirty more, and each tenth one that does not: a tenth is told."""
+    runs, short, found = Runs(), [], []
+    runs.takes = 0.1
+    for number in range(1000):
+        leaks = number % 10 == 0
+        short.append(runs.made + leaks)
+        found.append(runs.run(leaves=1 + leaks))
+        if len(short) > 30:
+            runs.end(short.pop(0))
+    assert rate(found) == pytest.approx(10, rel=0.1)
+    first = next(finding for finding in found if finding)
+    assert first.count / first.runs == pytest.approx(0.1, rel=0.3)
+    assert "none that ended had lived for more than 3.1 s" in first.reason
 
 
 def test_what_stops_growing_is_no_leak() -> None:
@@ -49,6 +112,49 @@ def test_what_stops_growing_is_no_leak() -> None:
     runs = Runs()
     assert not any(runs.run() for _ in range(FEW))
     assert not any(runs.run(leaves=0) for _ in range(1000))
+
+
+@pytest.mark.parametrize("grow", [FEW, SURE, 2 * SURE])
+def test_what_grew_to_a_bound_in_an_instant_is_no_leak(grow: int) -> None:
+    """One a run up to it; the next runs use what is there, and it is old only then."""
+    runs = Runs()
+    runs.burst(1.0, grow)
+    runs.takes = 0.0
+    for _ in range(3):
+        assert not runs.run(leaves=0)
+    runs.takes = LIVES_ON
+    assert not any(runs.run(leaves=0) for _ in range(1000))
+
+
+@pytest.mark.parametrize(("probability", "burst"), [(1.0, 30), (0.1, 400)])
+def test_what_became_old_in_silence_is_told_at_the_next_look(probability: float, burst: int) -> None:
+    """Although no further one has come, and whoever ran: there are too many of them."""
+    runs = Runs()
+    many = runs.burst(probability, burst)
+    assert many >= SURE
+    runs.now += LIVES_ON - 1
+    assert not runs.run("other", leaves=0)
+    found = runs.run("other", leaves=0)
+    assert found is not None
+    assert (found.task, found.count, found.runs) == ("t", many, burst)
+
+
+def test_few_that_became_old_in_silence_may_be_kept_on_purpose() -> None:
+    """Each of them as old as they come; it is told with the next one."""
+    runs = Runs()
+    runs.burst(1.0, SURE - 1)
+    runs.now += 100
+    assert not any(runs.run("other", leaves=0) for _ in range(100))
+    assert runs.run()
+
+
+def test_runs_of_several_tasks_that_leave_nothing_show_that_it_has_stopped() -> None:
+    """Though they are not counted: 30 helpers were enough, as all that follow show."""
+    runs = Runs()
+    runs.burst(1.0, 30)
+    runs.left.ran({"t": 100, "other": 1})
+    runs.now += LIVES_ON
+    assert not any(runs.run("other", leaves=0) for _ in range(10))
 
 
 def test_what_ends_by_itself_a_little_later_is_no_leak() -> None:
@@ -85,8 +191,17 @@ def test_so_many_at_once_are_told_however_old() -> None:
     assert runs.run(leaves=99) is None
     found = runs.run()
     assert found is not None
-    assert found.count == 100
-    assert "so many at once" in found.reason
+    assert (found.count, found.runs) == (100, 2)
+
+
+def test_the_more_the_sooner() -> None:
+    """Five of which each is a minute old, or thirty that are seconds old."""
+    runs = Runs(enough=((FEW, 60.0), (30, LIVES_ON)))
+    found = [runs.run() for _ in range(60)]
+    assert next(place for place, finding in enumerate(found) if finding) == 30 + LIVES_ON - 1
+    runs = Runs(enough=((FEW, 60.0), (30, LIVES_ON)))
+    found = [runs.run(leaves=number % 10 == 0) for number in range(120)]
+    assert next(place for place, finding in enumerate(found) if finding) == 100
 
 
 def test_what_appears_after_runs_of_several_tasks_is_nobodys() -> None:
@@ -98,6 +213,25 @@ def test_what_appears_after_runs_of_several_tasks_is_nobodys() -> None:
     assert not runs.left.left
     for _ in range(SINGLY):
         runs.run(leaves=0)
+    assert not runs.left.wants_each
+
+
+def test_each_run_is_looked_at_until_the_task_is_named_or_something_has_ended() -> None:
+    """What churns would be looked at singly for ever, and what is named already need not."""
+    runs = Runs()
+    wanted = []
+    for number in range(10 * LONGER):
+        runs.run(leaves=number % (LONGER // 2) == 0)
+        wanted.append(runs.left.wants_each)
+    named = FEW * LONGER // 2
+    assert all(wanted[: named + LONGER // 2])
+    assert not any(wanted[named + LONGER :])
+    runs = Runs()
+    runs.run()
+    runs.end(0)
+    for _ in range(LONGER):
+        assert not runs.run(leaves=0)
+    runs.run()
     assert not runs.left.wants_each
 
 

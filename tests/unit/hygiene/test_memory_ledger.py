@@ -107,3 +107,26 @@ def test_what_another_takes_away_is_not_made_up_for_by_a_third() -> None:
         return KIB * (100 * gap["a"] - 80 * gap["takes"] - 5 * gap["third"])
 
     assert rarely_sampled(100 * KIB, grow, samples=900, takes=-80 * KIB, third=90 * KIB) == set()
+
+
+def test_what_goes_away_before_the_next_sample_is_no_leak() -> None:
+    """Where each run is a sample: a result that is let go of with the next run, for example."""
+    run = Run()
+    for _ in range(2000):
+        run.sample("a", 5 * KIB, growth=-5 * KIB)
+    assert run.named == []
+
+
+def test_what_a_run_keeps_is_told_by_samples_and_gaps() -> None:
+    """Few samples met a leak of now and then, and others that of a peak's end: the gaps say what is kept."""
+    run, rng = Run(), random.Random(2)
+    told = []
+    judge = run.ledger.judge
+    run.ledger.judge = lambda: [told.append(keeper) or keeper for keeper in judge()]
+    for number in range(3000):
+        gap = {"a": rng.randrange(1, 20), "b": rng.randrange(20)}
+        leaks = sum(rng.random() < 0.04 for _ in range(gap["a"]))
+        kept = 100 * KIB * (number % 50 == 0) - 300 * KIB * (number == 900)
+        run.sample("ab"[number % 2], kept if number % 2 == 0 else 0, 20, gap, 100 * KIB * leaks)
+    assert {keeper.task for keeper in told} == {"a"}
+    assert 3 * KIB < told[0].a_run < 5 * KIB

@@ -71,6 +71,18 @@ def nothing(_):
     """A run that takes nothing."""
 
 
+def test_what_a_start_hook_took_is_nobody_s(out, take):
+    """Pools are followed from before the fork: what is out when the child begins is let be, and may come back."""
+    of_the_hook = take()
+    out.begin()
+    watch = PoolWatch(out)
+    assert out.now == {}
+    out.give_back(of_the_hook)
+    kept = [take() for _ in range(10)]
+    (found,) = [finding for _ in range(10) for finding in watch.look({"pay": 1})]
+    assert found.count == len(kept)
+
+
 def test_what_is_given_back_is_no_leak(out, take, run):
     """However often it is taken."""
     assert run(lambda _: out.give_back(take()), 100) == []

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from poolrt.hygiene import processes
-from poolrt.hygiene.leftovers import FEW, LIVES_ON
+from poolrt.hygiene.leftovers import FEW, LIVES_ON, SURE
 from poolrt.hygiene.processes import POOL, ProcessWatch
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="read from /proc")
@@ -85,8 +85,25 @@ def watch(kernel: Kernel) -> ProcessWatch:
 def test_a_program_left_by_each_run_is_named(kernel: Kernel, watch: ProcessWatch) -> None:
     """By its task and its name, with pids in the reason."""
     (finding,) = kernel.drive(FEW + 1, kernel.start, watch)
-    assert (finding.task, finding.what, finding.count, finding.runs) == ("t", "sleep", FEW, FEW + 1)
-    assert "(pid 1001, 1002, 1003, 1004, 1005)" in finding.reason
+    assert (finding.task, finding.what, finding.count, finding.runs) == ("t", "sleep", FEW + 1, FEW + 1)
+    assert "(pid 1001, 1002, 1003, 1004, 1005, …)" in finding.reason
+
+
+@pytest.mark.parametrize("ending", [0, 1])
+def test_programs_that_became_old_are_named_without_a_further_one(
+    kernel: Kernel, watch: ProcessWatch, ending: int
+) -> None:
+    """At the next look, whoever ran, also if that sees one end."""
+    for _ in range(SURE):
+        kernel.start()
+        assert not watch.look({"t": 1})
+    kernel.start()
+    assert not watch.look({"a": 1, "b": 1})
+    kernel.now += LIVES_ON
+    if ending:
+        kernel.end(kernel.pid)
+    (finding,) = watch.look({"other": 1})
+    assert (finding.task, finding.count, finding.runs) == ("t", SURE, SURE)
 
 
 def test_a_helper_that_is_started_once_is_no_leak(kernel: Kernel, watch: ProcessWatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,15 @@ from pathlib import Path
 import pytest
 
 from poolrt.hygiene import temp_files
-from poolrt.hygiene.leftovers import FEW
-from poolrt.hygiene.temp_files import LIVES_ON, MOST, TempWatch, folder_name, own_tempdir, remove, sweep
+from poolrt.hygiene.leftovers import LIVES_ON
+from poolrt.hygiene.temp_files import (
+    CACHE,
+    HANDED_ON,
+    MANY,
+    MOST,
+    TempWatch,
+    remove,
+)
 
 
 class Folder:
@@ -31,11 +37,11 @@ class Folder:
         path.write_bytes(b"x" * 1000)
         return path
 
-    def drive(self, runs: int, function: Callable[[], object]):
+    def drive(self, runs: int, function: Callable[[], object], takes: float = HANDED_ON):
         found = []
         for _ in range(runs):
             function()
-            self.now += LIVES_ON
+            self.now += takes
             found += self.watch.look({"t": 1})
         return found
 
@@ -49,9 +55,22 @@ def folder(tmp_path: Path) -> Folder:
 
 def test_files_left_by_each_run_are_named_with_their_size(folder: Folder) -> None:
     """Names that tempfile made are one name."""
-    (finding,) = folder.drive(FEW + 1, folder.leave)
-    assert (finding.task, finding.what, finding.count, finding.runs) == ("t", "tmp*.csv", FEW, FEW + 1)
-    assert "4.9 KiB" in finding.reason
+    (finding,) = folder.drive(CACHE + 1, folder.leave)
+    assert (finding.task, finding.what, finding.count, finding.runs) == ("t", "tmp*.csv", CACHE + 1, CACHE + 1)
+    assert "64.5 KiB" in finding.reason
+
+
+def test_many_files_need_only_be_seconds_old(folder: Folder) -> None:
+    """The next look, whoever ran, sees that they are old enough."""
+    assert not folder.drive(MANY, folder.leave, takes=0.001)
+    folder.now += LIVES_ON - 1
+    assert not folder.watch.look({"other": 1})
+    folder.now += 1
+    (finding,) = folder.watch.look({"other": 1})
+    assert (finding.task, finding.count, finding.runs) == ("t", MANY, MANY)
+    assert not folder.drive(MANY, folder.leave, takes=0.001), "each is told once"
+    (finding,) = folder.drive(1, folder.leave, takes=LIVES_ON + 1)
+    assert (finding.count, finding.runs) == (MANY + 1, MANY + 1)
 
 
 def test_folders_are_weighed_with_what_is_in_them(folder: Folder) -> None:
@@ -61,9 +80,9 @@ def test_folders_are_weighed_with_what_is_in_them(folder: Folder) -> None:
         made = Path(tempfile.mkdtemp(prefix="job-", dir=folder.path))
         (made / "data").write_bytes(b"x" * 1024 * 1024)
 
-    (finding,) = folder.drive(FEW + 1, run)
+    (finding,) = folder.drive(CACHE + 1, run)
     assert finding.what == "job-*"
-    assert "5.0 MiB" in finding.reason
+    assert "66.3 MiB" in finding.reason
 
 
 def test_a_cache_is_no_leak(folder: Folder) -> None:
@@ -83,6 +102,54 @@ def test_files_that_a_later_run_takes_away_are_no_leak(folder: Folder) -> None:
             there.pop(0).unlink()
 
     assert not folder.drive(50, run)
+
+
+@pytest.mark.parametrize(("bound", "takes"), [(32, 1.0), (64, 30.0), (256, 0.01), (256, 0.2)])
+def test_a_cache_that_removes_its_oldest_file_is_no_leak(folder: Folder, bound: int, takes: float) -> None:
+    """It fills up first, one file at a run, however long that takes if the cache is small."""
+    kept: list[Path] = []
+
+    def run() -> None:
+        kept.append(folder.leave())
+        if len(kept) > bound:
+            kept.pop(0).unlink()
+
+    assert not folder.drive(4 * bound, run, takes)
+
+
+def test_files_that_a_thread_takes_away_are_no_leak(folder: Folder) -> None:
+    """All that are there, each three seconds; a hundred runs a second leave one."""
+
+    def run() -> None:
+        folder.leave()
+        if folder.made % 300 == 0:
+            for path in folder.path.iterdir():
+                path.unlink()
+
+    assert not folder.drive(1500, run, takes=0.01)
+
+
+def test_files_that_the_next_task_takes_away_are_no_leak(folder: Folder) -> None:
+    """Ten a second wait in its queue for 25 seconds."""
+    there: list[Path] = []
+
+    def run() -> None:
+        there.append(folder.leave())
+        if len(there) > 250:
+            there.pop(0).unlink()
+
+    assert not folder.drive(1000, run, takes=0.1)
+
+
+def test_a_folder_with_very_many_files_is_not_listed_after_each_run(folder: Folder) -> None:
+    """That would take longer than most tasks."""
+    folder.leave()
+    folder.watch.look({"t": 2})
+    assert folder.watch.wants_each
+    for _ in range(2 * MOST):
+        folder.leave()
+    folder.watch.look({"t": 2})
+    assert not folder.watch.wants_each
 
 
 def test_very_many_are_told_at_once(folder: Folder) -> None:
@@ -133,19 +200,6 @@ def test_a_file_in_the_folders_place_is_survived(folder: Folder, caplog: pytest.
     folder.path.write_text("")
     assert folder.watch.look({"t": 1}) == []
     assert "cannot look into" in caplog.text
-
-
-def test_the_folder_is_private_and_programs_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By TMPDIR, also this process's own tempfile, which may have made up its mind already."""
-    for name in ("TMPDIR", "TEMP", "TMP"):
-        monkeypatch.setenv(name, "/tmp")
-    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
-    path = own_tempdir(tmp_path / "node", folder_name("abc", 3, 7))
-    assert path.name == "abc-3.7"
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert tempfile.gettempdir() == str(path)
-    said = subprocess.run(["sh", "-c", "echo $TMPDIR $TEMP $TMP"], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == [str(path)] * 3
 
 
 def test_everything_in_the_folder_is_removed(tmp_path: Path) -> None:
@@ -218,17 +272,6 @@ def test_what_is_mounted_in_the_folder_is_left(
     assert not remove(tmp_path / "own")
     assert (mounted / "precious").exists()
     assert not (tmp_path / "own" / "file").exists()
-
-
-def test_folders_of_earlier_starts_are_swept(tmp_path: Path) -> None:
-    """Those named, and no others: another node's children may live."""
-    for name in ("aaa-0.1", "aaa-1.5", "aaab-0.1", "bbb-0.1"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text("")
-    assert sorted(sweep(tmp_path, ["aaa"])) == ["aaa-0.1", "aaa-1.5"]
-    assert sorted(os.listdir(tmp_path)) == ["aaab-0.1", "bbb-0.1"]
-    assert sweep(tmp_path, []) == []
-    assert sweep(tmp_path / "nowhere", ["aaa"]) == []
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_a_child_puts_its_files_there(folders: TempFolders, tmp_path: Path) -> N
     """By TMPDIR and by ``tempfile``; only its user may look."""
 
     def work() -> None:
-        folder = folders.make(1, 2)
+        folder = folders.make(1)
         assert folder is not None
         with tempfile.NamedTemporaryFile() as file:
             assert Path(file.name).parent == folder
@@ -44,7 +44,7 @@ def test_a_child_puts_its_files_there(folders: TempFolders, tmp_path: Path) -> N
 
     assert in_a_child(work) == 0
     (left,) = tmp_path.rglob("left")
-    folders.drop(1, 2)
+    folders.drop(1)
     assert not left.exists()
     folders.leave()
     assert list(tmp_path.iterdir()) == []
@@ -56,15 +56,15 @@ def test_what_a_living_child_has_is_not_swept(folders: TempFolders, tmp_path: Pa
     pid = os.fork()
     if pid == 0:
         try:
-            folders.make(0, 1)
+            folders.make(0)
             os.write(writer, b"+")
             signal.pause()
         finally:
             os._exit(1)
     assert os.read(reader, 1) == b"+"
-    assert in_a_child(lambda: TempFolders("n", "earlier", "/broker", str(tmp_path)).make(0, 1)) == 0
+    assert in_a_child(lambda: TempFolders("n", "earlier", "/broker", str(tmp_path)).make(0)) == 0
     folders.sweep()
-    assert [each.name for each in tmp_path.glob("poolrt-*/*/*")] == ["inc-0.1"]
+    assert [each.name for each in tmp_path.glob("poolrt-*/*/*")] == [f"inc-{os.getpid()}.0"]
     folders.leave()
     assert list(tmp_path.glob("poolrt-*/*/*"))
     os.kill(pid, signal.SIGKILL)
@@ -87,6 +87,49 @@ def test_a_folder_that_others_can_write_to(folders: TempFolders, tmp_path: Path,
         ours.mkdir()
         ours.chmod(0o777)
     before = dict(os.environ)
-    assert folders.make(0, 1) is None
+    assert folders.make(0) is None
     assert dict(os.environ) == before
     assert list(theirs.iterdir()) == []
+
+
+def test_an_empty_folder_is_the_next_child_s(folders: TempFolders, tmp_path: Path) -> None:
+    """Of the slot; another slot has another one. Whatever its last child left in it is gone."""
+    assert in_a_child(lambda: folders.make(1)) == 0
+    (folder,) = tmp_path.glob("poolrt-*/*/*")
+    held = os.open(folder, os.O_RDONLY)  # or a new one might get its inode's number
+    folders.drop(1)
+    assert in_a_child(lambda: folders.make(1)) == 0
+    assert os.path.samestat(folder.stat(), os.fstat(held))
+    os.close(held)
+    (folder / "left" / "below").mkdir(parents=True)
+    folders.drop(1)
+    assert in_a_child(lambda: folders.make(1)) == in_a_child(lambda: folders.make(2)) == 0
+    assert list(folder.iterdir()) == []
+    assert len(list(folder.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("spoiled", ["file", "link", "mode", "gone", "all gone"])
+def test_a_folder_that_a_task_has_spoiled(folders: TempFolders, tmp_path: Path, spoiled: str) -> None:
+    """Whatever a task puts there, or makes of it: the slot's next child has a folder, and nothing elsewhere goes."""
+    assert in_a_child(lambda: folders.make(1)) == 0
+    (folder,) = tmp_path.glob("poolrt-*/*/*")
+    (other := tmp_path / "other").mkdir(mode=0o700)
+    (other / "file").touch()
+    if spoiled == "mode":
+        folder.chmod(0o755)
+    else:
+        folder.rmdir()
+    if spoiled == "file":
+        folder.write_text("x")
+    elif spoiled == "link":
+        folder.symlink_to(other)
+    elif spoiled == "all gone":
+        folder.parent.rmdir()
+        folder.parent.parent.rmdir()
+    for _ in range(2):  # the template may have no time to drop it before the next child comes
+        assert in_a_child(lambda: folders.make(1)) == 0
+        assert folder.is_dir()
+        assert not folder.is_symlink()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folders.drop(1)
+    assert (other / "file").exists()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from poolrt.hygiene.leftovers import FEW
+from poolrt.hygiene.leftovers import FEW, LIVES_ON, SURE
 from poolrt.hygiene.threads import POOL, ThreadWatch
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="read from /proc")
@@ -78,7 +78,32 @@ def test_a_thread_left_by_each_run_is_named_by_its_target(threads: Threads) -> N
     """A client made at each run whose thread goes on: told after a few runs, by task and target."""
     found = threads.drive(FEW + 1, lambda: Poller(threads))
     (finding,) = found
-    assert (finding.task, finding.what, finding.count, finding.runs) == ("t", "Thread-* (Poller.poll)", FEW, FEW + 1)
+    assert (finding.task, finding.what, finding.count, finding.runs) == (
+        "t",
+        "Thread-* (Poller.poll)",
+        FEW + 1,
+        FEW + 1,
+    )
+
+
+@pytest.mark.parametrize("ending", [0, 1])
+def test_threads_that_became_old_are_named_without_a_further_one(threads: Threads, ending: int) -> None:
+    """At the next look, whoever ran, also if that sees one end."""
+    for _ in range(SURE):
+        Poller(threads)
+        assert not threads.watch.look({"t": 1})
+    ends = threading.Event()
+    other = threads.start(target=ends.wait)
+    try:
+        assert not threads.watch.look({"a": 1, "b": 1})
+        threads.now += LIVES_ON
+        if ending:
+            ends.set()
+            other.join()
+        (finding,) = threads.watch.look({"other": 1})
+    finally:
+        ends.set()
+    assert (finding.task, finding.count, finding.runs) == ("t", SURE, SURE)
 
 
 def test_a_thread_of_a_class_is_named_by_it(threads: Threads) -> None:
@@ -122,7 +147,7 @@ def test_an_executor_at_each_run_is_a_leak(threads: Threads) -> None:
 
     (finding,) = threads.drive(FEW + 1, run)
     assert finding.what == "ThreadPoolExecutor-*_* (_worker)"
-    assert finding.count == FEW, "one for each executor"
+    assert finding.count == FEW + 1, "one for each executor"
 
 
 @pytest.mark.parametrize("kind", ["method", "argument", "closure", "function"])

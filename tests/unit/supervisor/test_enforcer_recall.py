@@ -14,7 +14,7 @@ import pytest
 
 from poolrt.board import Board, RowWriter
 from poolrt.posix.pidfd import Stopped
-from poolrt.states import Activity, ChildState
+from poolrt.states import Activity, ChildState, Interruption
 from poolrt.supervisor import enforcer as enforcer_module
 from poolrt.supervisor.enforcer import Enforcer
 from poolrt.supervisor.lifecycle import Child
@@ -35,7 +35,7 @@ class Stage:
         self.stop = Stopped.STOPPED
         self.stopped_by_others = False
         self.log: list[object] = []
-        self.enforcer = Enforcer(board, lambda: [child], self._condemn, lambda: self.log.append("poke"))
+        self.enforcer = Enforcer(board, lambda: [child], self._condemn, lambda: self.log.append("poke"), 5.0)
         self.row.reserving(5)
         self.row.held(2)
         self.run(5, 6)
@@ -176,17 +176,60 @@ def test_a_successors_row_has_no_mark(stage: Stage) -> None:
 # ---- cancel
 
 
-def test_what_runs_is_killed(stage: Stage) -> None:
-    """By the same handshake as a limit, but at once; its verdict is to be cancelled."""
+def grace_is_over(stage: Stage) -> None:
+    """Five seconds have passed since the cancel."""
+    stage.child.cancelled = stage.child.cancelled._replace(kill_at=time.monotonic_ns())
+    stage.enforcer.look_now()
+
+
+@pytest.fixture
+def cancelled(stage: Stage) -> Stage:
+    """What the child runs is cancelled, and has been interrupted once; nothing else is held."""
+    stage.row.held(1)
     stage.enforcer.cancel(stage.child, 5, 6)
-    assert stage.log == ["stop", ("TaskCancelled: cancelled while it ran", "cancelled")]
+    stage.enforcer.enforce()
+    assert stage.log == ["SIGUSR2"]
+    stage.log.clear()
+    return stage
 
 
-def test_never_the_wrong_task(stage: Stage) -> None:
+def test_what_runs_is_interrupted(cancelled: Stage) -> None:
+    """At once, by its sequence number and for that reason; asked again before the next stage, nothing happens."""
+    assert cancelled.row.interruption == cancelled.row.sequence << 8 | Interruption.CANCEL
+    cancelled.enforcer.cancel(cancelled.child, 5, 6)
+    assert 50 < cancelled.look() <= 100
+    assert cancelled.log == []
+
+
+def test_what_has_not_ended_in_time_is_killed(cancelled: Stage) -> None:
+    """By the same handshake as a limit, and without asking for stacks; its verdict is to be cancelled."""
+    grace_is_over(cancelled)
+    cancelled.enforcer.enforce()
+    assert cancelled.log == ["stop", ("TaskCancelled: it had not ended within cancel_grace", "cancelled")]
+
+
+def test_the_kill_is_due_five_seconds_after_the_first_word(cancelled: Stage) -> None:
+    """Words that are repeated do not put it off."""
+    first = cancelled.child.cancelled
+    cancelled.enforcer.cancel(cancelled.child, 5, 6)
+    assert cancelled.child.cancelled == first
+    assert first.kill_at - first.since == 5000 * MS
+
+
+def test_never_the_wrong_task(cancelled: Stage) -> None:
     """It has ended while the child was being stopped, and the next one runs: that one goes on."""
-    stage.meanwhile = lambda: stage.run(5, 7)
-    stage.enforcer.cancel(stage.child, 5, 6)
-    assert stage.log == ["stop", "SIGCONT"]
+    cancelled.meanwhile = lambda: cancelled.run(5, 7)
+    grace_is_over(cancelled)
+    cancelled.enforcer.enforce()
+    assert cancelled.log == ["stop", "SIGCONT"]
+
+
+def test_the_next_run_is_not_interrupted(cancelled: Stage) -> None:
+    """Nor killed: what was cancelled is over."""
+    cancelled.run(5, 7)
+    grace_is_over(cancelled)
+    cancelled.enforcer.enforce()
+    assert cancelled.log == []
 
 
 def test_what_is_held_behind_a_run_is_taken_back(stage: Stage) -> None:

@@ -20,7 +20,7 @@ from poolrt.supervisor.judge import (
     Recall,
     judge,
 )
-from poolrt.supervisor.lifecycle import CHILD, Child
+from poolrt.supervisor.lifecycle import CHILD, CancelledRun, Child
 
 SECOND = 10**9
 MIB = 1 << 20
@@ -139,6 +139,33 @@ def test_a_stop_interrupts_what_runs(make_child: Make, make_row: MakeRow) -> Non
         row = make_row(Activity.RUN, hard=0)._replace(started=started * SECOND)
         (found,) = judge([Look(child, row, 1, 0)], 6 * SECOND, 9 * SECOND).interrupts
         assert found.reason is Interruption.STOP
+
+
+def test_a_cancelled_run(make_child: Make, make_row: MakeRow) -> None:
+    """It is interrupted in stages, before any other reason; then it is killed, also by a limit, to be cancelled."""
+    child = make_child()
+    row = make_row(Activity.RUN, hard=0, soft=2 * SECOND)
+    child.stop_since = 4 * SECOND
+    child.cancelled = CancelledRun(row.sequence, 5 * SECOND, 10 * SECOND)
+    kills, interrupts, _, wake = judge([Look(child, row, 1, 0)], 5 * SECOND, 99 * SECOND)
+    assert (kills, interrupts) == ([], [Interrupt(child, row.sequence, Interruption.CANCEL)])
+    assert wake == 5 * SECOND + 100_000_000
+    child.signalled = (row.sequence, 9)
+    assert judge([Look(child, row, 1, 0)], 10 * SECOND - 1, 99 * SECOND) == ([], [], [], 10 * SECOND)
+    (kill,) = judge([Look(child, row, 7, 0)], 10 * SECOND, 99 * SECOND).kills
+    assert kill == Kill(child, 7, "TaskCancelled: it had not ended within cancel_grace", 0, "cancelled")
+    (kill,) = judge([Look(child, row._replace(hard_deadline=6 * SECOND), 7, 0)], 7 * SECOND, 99 * SECOND).kills
+    assert (kill.verdict, kill.cause.partition(":")[0]) == ("cancelled", "TimeLimitExceeded")
+
+
+def test_a_cancel_of_an_earlier_run_does_not_hold(make_child: Make, make_row: MakeRow) -> None:
+    """The next run goes on, and what ends it has failed."""
+    child = make_child()
+    row = make_row(Activity.RUN)
+    child.cancelled = CancelledRun(row.sequence - 1, SECOND, 2 * SECOND)
+    assert judge([Look(child, row, 1, 0)], 3 * SECOND - 1, 99 * SECOND) == ([], [], [], 3 * SECOND)
+    (kill,) = judge([Look(child, row, 1, 0)], 3 * SECOND, 99 * SECOND).kills
+    assert kill.verdict == "failed"
 
 
 HELD = pytest.mark.parametrize("more", [{"held": 2}, {"last_reserve": 6}], ids=["holds two", "has sent a reserve"])

@@ -1,11 +1,11 @@
--- Parts: names waking queueing placing holding ending owners
--- Counts. Reply: {delayed, all messages, dead, {queue, "1" or "0", queued, since of the oldest as text or ''}, …}.
+-- Parts: names waking gates queueing placing holding ending owners
+-- Counts. Reply: {delayed, all messages, dead, {queue, its state, queued, since of the oldest as text or ''}, …}.
 -- Each count is O(1); the oldest of a queue is looked for at the head of each of its ten priorities, O(log n).
 local reply = { call('ZCARD', DELAYED), call('HLEN', MSG), call('ZCARD', P .. ':ended:dead') }
-local queues = call('HGETALL', QUEUES)
-for at = 1, #queues, 2 do
+
+local function look_into(queue, state)
     local oldest, count = nil, 0
-    for _, key in ipairs({ ready(queues[at]), suspects(queues[at]) }) do
+    for _, key in ipairs({ ready(queue), suspects(queue), gates().behind(queue) }) do
         local length = call('ZCARD', key)
         count = count + length
         for level = 0, length > 0 and 9 or -1 do
@@ -18,6 +18,12 @@ for at = 1, #queues, 2 do
             end
         end
     end
-    reply[#reply + 1] = { queues[at], queues[at + 1], count, oldest and string.format('%.17g', oldest) or '' }
+    reply[#reply + 1] = { queue, state, count, oldest and string.format('%.17g', oldest) or '' }
+end
+
+local queues = call('HGETALL', QUEUES)
+for at = 1, #queues, 2 do
+    -- An inner queue is among them only until nudge.lua has adopted it.
+    if not is_inner(queues[at]) then look_into(queues[at], queues[at + 1]) end
 end
 return reply

@@ -1,5 +1,5 @@
 -- Parts: names
--- When needed: waking placing, for place wake
+-- When needed: waking gates placing, for place wake
 -- ARGV: now, producer, number of its call, then either items (see placing.lua), or of one message that may run at once:
 --       id, queue, rank, tail.
 -- Reply: for each item 1 if it was new, else 0; or just 1 if this call was carried out before (producers.py).

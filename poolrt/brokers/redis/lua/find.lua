@@ -1,14 +1,10 @@
--- Parts: names queueing
--- ARGV: id. Reply: {state, stored message} or {'record', stored record}, or nil.
+-- Parts: names waking gates queueing places progress
+-- ARGV: id. Reply: {state, stored message, progress or nil} or {'record', stored record}, or nil.
 local id = ARGV[1]
 local value = call('HGET', MSG, id)
 if not value then
     local record = call('HGET', RES, id)
     return record and { 'record', record }
 end
-if call('ZSCORE', DELAYED, id) then return { 'delayed', value } end
 local message = parse(value)
-if message and (call('ZSCORE', ready(message.queue), id) or call('ZSCORE', suspects(message.queue), id)) then
-    return { 'queued', value }
-end
-return { 'reserved', value }
+return { state_of(id, message), value, progress_of(message) }

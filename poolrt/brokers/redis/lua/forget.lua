@@ -1,7 +1,3 @@
--- Parts: names holding ending
+-- Parts: names waking gates queueing placing holding ending owners records
 -- Drop the record of one task. ARGV: id. Reply: how many there were.
-for _, state in ipairs({ 'failed', 'cancelled', 'expired', 'dead' }) do
-    call('ZREM', P .. ':ended:' .. state, ARGV[1])
-end
-call('ZREM', EXPIRY, ARGV[1])
-return call('HDEL', RES, ARGV[1])
+return drop_records({ ARGV[1] })

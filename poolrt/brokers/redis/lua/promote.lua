@@ -1,5 +1,6 @@
--- Parts: names waking queueing placing holding ending owners
--- Queue what is due, at most so many. ARGV: now, limit. Reply: when the next is due, as text, or nil.
+-- Parts: names waking gates queueing placing holding ending owners
+-- Queue what is due, and open the gates that have a token again; at most so many of each. ARGV: now, limit, time of gates
+-- or ''. Reply: when the next message is due, then in how many seconds the next gate opens: as text, or '' for none.
 local due, woken = call('ZRANGEBYSCORE', DELAYED, '-inf', ARGV[1], 'LIMIT', 0, ARGV[2]), {}
 for _, id in ipairs(due) do
     call('ZREM', DELAYED, id)
@@ -11,5 +12,6 @@ for _, id in ipairs(due) do
         put_aside(id, 'delayed')
     end
 end
-for queue in pairs(woken) do wake(queue) end
-return call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')[2]
+for queue in pairs(woken) do announce(queue) end
+local opens = call('EXISTS', gates().OPENS) == 1 and gates().open_due(gates().time_of(ARGV[3]), ARGV[2])
+return { call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')[2] or '', opens and string.format('%.17g', opens) or '' }

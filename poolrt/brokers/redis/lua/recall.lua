@@ -1,4 +1,4 @@
--- Parts: names waking queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding ending owners
 -- Put back what an owner holds behind the delivery (n, i), of reserves up to upto, and let none of them give it anything.
 -- ARGV: incarnation, slot.generation, n, i, upto. Reply: how many were put back.
 despite_full_memory()
@@ -11,7 +11,7 @@ for _, each in ipairs(all_held(held)) do
     if each[1] <= upto and (each[1] > n or (each[1] == n and each[2] > i)) then
         take_one(held, each[1], each[2])
         put_back(each[3])
-        forget_words({ each[3] })
+        end_hold(each[3])
         put = put + 1
     end
 end

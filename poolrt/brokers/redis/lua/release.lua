@@ -1,4 +1,4 @@
--- Parts: names waking queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding ending owners
 -- Put deliveries back, uncounted, at their old place. ARGV: incarnation, slot.generation, epoch, groups (msgpack [[n, first, last], …]).
 -- Reply: how many were still held, or nil: fenced.
 if call('HGET', owners_of(ARGV[1]), ARGV[2]) ~= ARGV[3] then return NO_OWNER end
@@ -10,7 +10,7 @@ for _, group in ipairs(cmsgpack.unpack(ARGV[4])) do
     for _, id in ipairs(ids) do
         if id then
             put_back(id)
-            forget_words({ id })
+            end_hold(id)
             released = released + 1
         end
     end

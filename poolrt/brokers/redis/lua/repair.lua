@@ -1,4 +1,4 @@
--- Parts: names waking queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding ending owners places sweeping
 -- Set aside keys of another type than ours, then queue again what has no place any more; a part of the messages a call.
 -- ARGV: 1 to begin or 0 to go on, now. Reply: {whether there is more, {keys renamed}, how many were queued again}.
 -- How far it is stands in :mending, so that anybody can go on: see nudge.lua.
@@ -29,27 +29,37 @@ local function expect_numbers(key)
     return fine
 end
 
-local function expect_queue(queue)
+local function expect_queue(queue) -- and that it is known
     if expected[queue] then return end
     expected[queue] = true
     expect(ready(queue), 'zset')
     expect(suspects(queue), 'zset')
+    if is_inner(queue) then return expect_queue((gates().parts_of(queue))) end
+    expect(gates().behind(queue), 'zset')
+    expect(gates().open_of(queue), 'zset')
     expect(P .. ':wake:' .. queue, 'list')
+    call('HSETNX', QUEUES, queue, '1')
 end
 
 local function expect_plain_keys()
     expect(P .. ':quarantine', 'list')
     expect(P .. ':wake', 'list')
-    for _, key in ipairs({ MSG, RES, QUEUES, BEATS, WAITERS, LEAKS }) do expect(key, 'hash') end
-    for _, key in ipairs({ DELAYED, GONE, P .. ':expiry' }) do expect(key, 'zset') end
+    for _, key in ipairs({ MSG, RES, QUEUES, BEATS, WAITERS, LEAKS, SLOTS, UNIQUE, gates().GATES }) do expect(key, 'hash') end
+    for _, key in ipairs({ DELAYED, GONE, gates().OPENS, P .. ':expiry' }) do expect(key, 'zset') end
     for _, state in ipairs({ 'failed', 'cancelled', 'expired', 'dead' }) do expect(P .. ':ended:' .. state, 'zset') end
     expect(P .. ':ended:succeeded', 'list')
     expect(CANCEL, 'set')
+    expect(SWEPT, 'string')
     if expect(SEQ, 'string') and not string.match(call('GET', SEQ) or '0', '^%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then
         quarantine(call('GET', SEQ), 'the counter of messages is no number')
         call('DEL', SEQ)
     end
     for _, queue in ipairs(call('HKEYS', QUEUES)) do expect_queue(queue) end
+    local known = call('HGETALL', gates().GATES)
+    for at = 1, #known, 2 do
+        local gate = gates().parse_gate(known[at + 1])
+        for _, queue in ipairs(gate and gate.queues or {}) do expect_queue(queue .. '\0' .. known[at]) end
+    end
 end
 
 local function expect_nodes()
@@ -88,7 +98,7 @@ local function place_again(id, message)
         ring('')
     else
         put_in_queue(id, message)
-        wake(message.queue)
+        announce(message.queue)
     end
     queued = queued + 1
 end
@@ -113,9 +123,11 @@ for at = 1, #scanned[2], 2 do
     if message then highest = math.max(highest, message.seq) end
     if message and not held[id] and not call('ZSCORE', DELAYED, id) then
         expect_queue(message.queue)
-        call('HSETNX', QUEUES, message.queue, '1')
-        if not call('ZSCORE', ready(message.queue), id) and not call('ZSCORE', suspects(message.queue), id) then
+        if state_of(id, message) ~= 'queued' then
             place_again(id, message)
+        elseif is_inner(message.queue) then
+            gates().wait(message.queue, score(message), id)
+            gates().announce(message.queue)
         end
     elseif not message and not held[id] then
         put_aside(id, 'stored')
@@ -124,6 +136,7 @@ end
 -- The order of what comes from now on, where the counter was lost.
 if highest > tonumber(call('GET', SEQ) or '0') then call('SET', SEQ, string.format('%.0f', highest)) end
 if scanned[1] == '0' then
+    recount_slots(1000, now)
     call('DEL', MENDING)
 else
     call('SET', MENDING, scanned[1])

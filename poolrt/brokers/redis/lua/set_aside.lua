@@ -1,4 +1,4 @@
--- Parts: names waking queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding ending owners
 -- Take what cannot be read out of what an owner holds. ARGV: incarnation, slot.generation, reason,
 -- groups (msgpack [[n, first, last], …]).
 local held = held_by(ARGV[1], ARGV[2])
@@ -10,6 +10,7 @@ for _, group in ipairs(cmsgpack.unpack(ARGV[4])) do
             quarantine(call('HGET', MSG, id) or id, ARGV[3] .. ' (message ' .. id .. ')')
             call('HDEL', MSG, id)
             tell_waiters({ id })
+            end_hold(id)
         end
     end
 end

@@ -14,7 +14,7 @@ import weakref
 import pytest
 
 from poolrt.child.interruption import exception_for
-from poolrt.errors import SoftTimeLimitExceeded, TaskInterrupted
+from poolrt.errors import Cancelled, SoftTimeLimitExceeded, TaskInterrupted
 from poolrt.states import Interruption
 
 BEFORE_S2 = 0.9  # how long S1 may take on a busy machine; stress/chaos/soft_delivery.py measures it
@@ -37,18 +37,52 @@ def test_it_is_raised_before_the_next_statement(child, line_raised, kick):
     assert child.run(lambda: child.interrupter.raised) is None
 
 
-def test_the_stop_of_the_node_is_another_exception(child, kick):
+@pytest.mark.parametrize(
+    ("reason", "kind"), [(Interruption.STOP, TaskInterrupted), (Interruption.CANCEL, Cancelled)], ids=["stop", "cancel"]
+)
+def test_each_reason_has_its_exception(child, kick, reason, kind):
     """The row's reason decides which exception is raised."""
-    child.row.want(Interruption.STOP)
+    child.row.want(reason)
 
     def task():
         kick()
         id(0)
 
-    with pytest.raises(TaskInterrupted):
+    with pytest.raises(kind):
         child.run(task)
-    assert child.interrupter.raised is Interruption.STOP
-    assert isinstance(exception_for(Interruption.STOP), TaskInterrupted)
+    assert child.interrupter.raised is reason
+    assert isinstance(exception_for(reason), kind)
+
+
+def test_while_a_cancel_is_cleaned_up_after_it_does_not_come_again(child, kick):
+    """Its `finally` runs to its end, whatever the stage."""
+    child.row.want(Interruption.CANCEL)
+    cleaned = []
+
+    def task():
+        try:
+            kick()
+            id(0)
+        finally:
+            kick()
+            child.interrupter._clock.now += 60
+            kick()
+            cleaned.append("all")
+
+    with pytest.raises(Cancelled):
+        child.run(task)
+    assert cleaned == ["all"]
+
+
+def test_it_is_cancelled_from_when_it_was_to_be_told(child, kick):
+    """Also if it ends just before; the next run is not, nor one that was interrupted for another reason."""
+    assert not child.interrupter.is_cancelled
+    child.row.want(Interruption.SOFT_LIMIT)
+    assert not child.interrupter.is_cancelled
+    child.row.want(Interruption.CANCEL)
+    assert child.interrupter.is_cancelled
+    child.row.sequence += 1
+    assert not child.interrupter.is_cancelled
 
 
 @pytest.mark.parametrize("cell", [6 << 8 | 1, 8 << 8 | 1, 7 << 8 | 0, 7 << 8 | 9, 0, 2**64 - 1])

@@ -15,6 +15,7 @@ local function look_at_endings(endings)
     end
     if not next(following) then return end
     call('ZCARD', DELAYED)
+    call('HLEN', P .. ':unique')
     local _ = tonumber(call('GET', SEQ) or '0') or call('INCR', SEQ)
     for queue in pairs(following) do look_at(queue) end
 end
@@ -60,7 +61,7 @@ local function tell_waiters(ids)
         local waiting = call('HGET', WAITERS, id)
         if waiting then
             for key in string.gmatch(waiting, '%S+') do
-                call('RPUSH', key, '1')
+                call('RPUSH', key, id)
                 call('EXPIRE', key, 60)
             end
             call('HDEL', WAITERS, id)
@@ -68,13 +69,30 @@ local function tell_waiters(ids)
     end
 end
 
--- A word left for what is held goes with the hold.
-local function forget_words(ids)
-    if #ids > 0 and call('EXISTS', CANCEL) == 1 then call('SREM', CANCEL, unpack(ids)) end
+-- What goes with a hold: a word left for it, and a slot of a gate. Returns a function that wakes who may take what this
+-- let through and nobody has taken by then; nil if there is nothing.
+local function end_holds(ids)
+    if #ids == 0 or call('EXISTS', CANCEL, SLOTS) == 0 then return nil end
+    call('SREM', CANCEL, unpack(ids))
+    local keys, some = call('HMGET', SLOTS, unpack(ids)), false
+    for at = 1, #ids do some = some or keys[at] end
+    if not some then return nil end
+    local opened = gates().free(ids, keys)
+    return next(opened) and function()
+        for queue in pairs(opened) do
+            if gates().is_open(queue) then wake(queue) end
+        end
+    end
 end
 
--- End deliveries of what is held (a key); how many were not there. groups = {{n, first, last}, …}; the last #endings of all
--- these places have more to do than to end: see finish.
+-- The same for one that was put back.
+local function end_hold(id)
+    local wake_others = end_holds({ id })
+    if wake_others then wake_others() end
+end
+
+-- End deliveries of what is held (a key); how many were not there, and what end_holds returns. groups =
+-- {{n, first, last}, …}; the last #endings of all these places have more to do than to end: see finish.
 local function settle(held, groups, endings, now)
     local ids, total, stale = {}, 0, 0
     if #endings > 0 then look_at_endings(endings) end
@@ -91,9 +109,10 @@ local function settle(held, groups, endings, now)
             if ids[at] then live[#live + 1] = ids[at] end
         end
     end
+    local spoken_of = call('EXISTS', WAITERS, CANCEL, SLOTS) > 0 -- seldom; then each is looked at
     if #endings == 0 then
         call('HDEL', MSG, unpack(live))
-        tell_waiters(live)
+        if spoken_of then tell_waiters(live) end
     else
         local ended, plain = {}, total - #endings
         for at = 1, total do
@@ -101,8 +120,7 @@ local function settle(held, groups, endings, now)
             if ids[at] and (not ending or ending[1] ~= '' or not ending[4]) then ended[#ended + 1] = ids[at] end
         end
         finish(live, { unpack(ids, plain + 1, total) }, endings, now)
-        tell_waiters(ended)
+        if spoken_of then tell_waiters(ended) end
     end
-    forget_words(live)
-    return stale
+    return stale, spoken_of and end_holds(live) or nil
 end

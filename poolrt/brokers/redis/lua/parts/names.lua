@@ -11,7 +11,16 @@
 --                                                      an id's place is its i, and false where it has ended or was put back
 --   :own:INC    hash    slot.generation -> epoch       owners that may be heard; bar.SLOT, floor.SLOT.GENERATION
 --   :nodes      hash    incarnation -> node name       :beats  hash  incarnation -> beat     :gone  zset  starts that left
---   :queues     hash    queue -> "1", or "0" paused    :wake:Q, :wake  lists of wake-up tokens
+--   :queues     hash    queue -> "1", "2" if :open:Q is to be looked at too, "0" paused
+--   :wake:Q, :wake      lists of wake-up tokens
+--   :behind:Q   zset    id, score                      what is queued behind gates; each also in its inner queue, Q\0KEY
+--   :open:Q     zset    Q\0KEY, score of its first     inner queues of which something may be taken now
+--   :opens      zset    Q\0KEY, time                   inner queues that wait for a token of their gate
+--   :gates      hash    key -> its limits and how far they are used (gates.lua)
+--   :slots      hash    id -> key                      held messages that have a slot of a gate
+--   :swept      string  wall time                      when purge.lua last looked through gates and slots
+--   :unique     hash    key -> {id, wall time}         the message that has it: while it lives, and until then at least
+--   :progress:SEQ       what the task of this message says of itself; it expires
 --   :res        hash    id -> stored record            :expiry zset  id, wall time     :ended:STATE  zset  id, order
 --   :ended:succeeded    list    the newest 10,000 ids: a zset would cost each of them more
 --   :waiters    hash    id -> keys that await it       :cancel set   ids of held messages to be cancelled
@@ -32,11 +41,15 @@ local DELAYED = P .. ':delayed'
 local QUEUES = P .. ':queues'
 local WAITERS = P .. ':waiters'
 local CANCEL = P .. ':cancel'
+local SLOTS = P .. ':slots'
+local UNIQUE = P .. ':unique'
+local SWEPT = P .. ':swept'
 local LEAKS = P .. ':leaks'
 local SEQ = P .. ':seq'
 local NO_OWNER = false -- a nil reply: fenced
 local function ready(queue) return P .. ':ready:' .. queue end
 local function suspects(queue) return P .. ':suspect:' .. queue end
+local function is_inner(queue) return string.find(queue, '\0', 1, true) end -- where its key begins; else nil
 local function held_by(inc, who) return P .. ':held:' .. inc .. '/' .. who end
 local function owners_of(inc) return P .. ':own:' .. inc end
 -- With maxmemory reached, the server refuses what needs memory only as the first write of a script. What frees memory,

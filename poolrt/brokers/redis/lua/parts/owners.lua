@@ -21,12 +21,13 @@ local function end_owner(inc, who, verdicts, now, suspect)
             known[id] = nil
             settled = settled + 1
             if ending then
-                settle(held, { { n, i, i } }, { ending }, now)
+                local _, wake_others = settle(held, { { n, i, i } }, { ending }, now)
+                if wake_others then wake_others() end
             else
                 requeued = requeued + 1
                 take_one(held, n, i)
-                forget_words({ id })
                 put_back_lost(id, eta)
+                end_hold(id)
             end
         end
     end
@@ -36,7 +37,7 @@ local function end_owner(inc, who, verdicts, now, suspect)
     end
     for id in pairs(known) do
         put_back(id, change)
-        forget_words({ id })
+        end_hold(id)
         requeued = requeued + 1
     end
     call('DEL', held)

@@ -36,6 +36,7 @@ local function score(message) return (9 - message.priority) * 281474976710656 + 
 -- Put a message that is in no queue into its own; at its old place, since its score is the old one.
 local function put_in_queue(id, message)
     call('ZADD', message.suspect == 1 and suspects(message.queue) or ready(message.queue), score(message), id)
+    if is_inner(message.queue) then gates().wait(message.queue, score(message), id) end
 end
 
 -- Put a held message back; changed says that lost or suspect is another now. Whether there was one.
@@ -47,7 +48,7 @@ local function put_back(id, change)
         call('HSET', MSG, id, stored(message))
     end
     put_in_queue(id, message)
-    wake(message.queue)
+    announce(message.queue)
     return message
 end
 
@@ -63,7 +64,7 @@ local function put_back_lost(id, eta)
         ring('')
     else
         put_in_queue(id, message)
-        wake(message.queue)
+        announce(message.queue)
     end
     call('HSET', MSG, id, stored(message))
 end

@@ -12,11 +12,4 @@ local function wake(queue)
     if state ~= '0' and call('LLEN', key) == 0 then call('RPUSH', key, '1') end
 end
 
--- Meet the foreign keys of a queue before anything is stored (see names.lua); repair.lua looks at the queues it knows.
-local function look_at(queue)
-    if not call('HGET', QUEUES, queue) then introduce(queue) end
-    call('ZCARD', ready(queue))
-    call('LLEN', P .. ':wake:' .. queue)
-end
-
 local function ring(incarnation) call('PUBLISH', P .. ':bell', incarnation) end

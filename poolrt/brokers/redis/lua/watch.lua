@@ -1,0 +1,12 @@
+-- Parts: names
+-- Say that whoever ends one of these tasks is to push its id to a key; nothing is said of what has ended.
+-- ARGV: key, id, …
+local key = ARGV[1]
+despite_full_memory()
+for at = 2, #ARGV do
+    local waiting = call('HGET', WAITERS, ARGV[at])
+    local is_said = waiting and string.find(' ' .. waiting .. ' ', ' ' .. key .. ' ', 1, true)
+    if not is_said and call('HEXISTS', MSG, ARGV[at]) == 1 then
+        call('HSET', WAITERS, ARGV[at], waiting and waiting .. ' ' .. key or key)
+    end
+end
