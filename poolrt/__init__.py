@@ -23,6 +23,11 @@ from poolrt.version import VERSION
 
 if TYPE_CHECKING:
     from poolrt.app.app import App as App
+    from poolrt.app.canvas.results import GroupResult as GroupResult
+    from poolrt.app.canvas.signature import Signature as Signature
+    from poolrt.app.canvas.signature import chain as chain
+    from poolrt.app.canvas.signature import chord as chord
+    from poolrt.app.canvas.signature import group as group
     from poolrt.app.completion import as_completed as as_completed
     from poolrt.app.joining import allow_join_result as allow_join_result
     from poolrt.app.middleware import Ended as Ended
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from poolrt.app.task import Task as Task
     from poolrt.embed import Supervisor as Supervisor
     from poolrt.errors import Cancelled as Cancelled
+    from poolrt.errors import ChordError as ChordError
     from poolrt.errors import Ignore as Ignore
     from poolrt.errors import MaxRetriesExceeded as MaxRetriesExceeded
     from poolrt.errors import MemoryLimitExceeded as MemoryLimitExceeded
@@ -54,7 +60,9 @@ _HOMES = {
     "App": "poolrt.app.app",
     "AsyncResult": "poolrt.app.result",
     "Cancelled": "poolrt.errors",
+    "ChordError": "poolrt.errors",
     "Ended": "poolrt.app.middleware",
+    "GroupResult": "poolrt.app.canvas.results",
     "Ignore": "poolrt.errors",
     "MaxRetriesExceeded": "poolrt.errors",
     "MemoryLimitExceeded": "poolrt.errors",
@@ -63,6 +71,7 @@ _HOMES = {
     "Reject": "poolrt.errors",
     "Request": "poolrt.app.request",
     "Retry": "poolrt.errors",
+    "Signature": "poolrt.app.canvas.signature",
     "SoftTimeLimitExceeded": "poolrt.errors",
     "Supervisor": "poolrt.embed",
     "Task": "poolrt.app.task",
@@ -72,17 +81,21 @@ _HOMES = {
     "WaitInsideTask": "poolrt.errors",
     "allow_join_result": "poolrt.app.joining",
     "as_completed": "poolrt.app.completion",
+    "chain": "poolrt.app.canvas.signature",
+    "chord": "poolrt.app.canvas.signature",
     "current_task": "poolrt.app.request",
+    "group": "poolrt.app.canvas.signature",
     "progress": "poolrt.app.progress",
     "shield": "poolrt.shielding",
     "update_state": "poolrt.app.progress",
 }
 
 __all__ = [
-    "App", "AsyncResult", "Cancelled", "Ended", "Ignore", "MaxRetriesExceeded", "MemoryLimitExceeded",
-    "Middleware", "PoolrtError", "Reject", "Request", "Retry", "SoftTimeLimitExceeded", "Supervisor", "Task",
-    "TaskInterrupted", "TaskState", "TimeLimitExceeded", "WaitInsideTask", "__version__", "allow_join_result",
-    "as_completed", "current_task", "progress", "shield", "update_state",
+    "App", "AsyncResult", "Cancelled", "ChordError", "Ended", "GroupResult", "Ignore", "MaxRetriesExceeded",
+    "MemoryLimitExceeded", "Middleware", "PoolrtError", "Reject", "Request", "Retry", "Signature",
+    "SoftTimeLimitExceeded", "Supervisor", "Task", "TaskInterrupted", "TaskState", "TimeLimitExceeded",
+    "WaitInsideTask", "__version__", "allow_join_result", "as_completed", "chain", "chord", "current_task", "group",
+    "progress", "shield", "update_state",
 ]  # fmt: skip
 
 

@@ -14,13 +14,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from poolrt.errors import DecodingError
 from poolrt.states import TaskState
 from poolrt.terms import Attempt, Gate, Slot, Terms, Unique
+
+T = TypeVar("T")
 
 ENVELOPE_VERSION: Final = 1
 LOWEST_PRIORITY: Final = 0
@@ -291,10 +293,26 @@ def encode_record(record: Record) -> bytes:
 
 def decode_record(stored: bytes) -> Record:
     """The record in ``stored``; raises DecodingError when it is not one this poolrt can read."""
+    return _decoded(stored, _record_decoder)
+
+
+class _RecordHead(msgspec.Struct, frozen=True, array_like=True):
+    state: TaskState
+
+
+_head_decoder = msgspec.msgpack.Decoder(_RecordHead)
+
+
+def record_state(stored: bytes) -> TaskState:
+    """The state in a stored record, of which nothing else is read; raises DecodingError as ``decode_record``."""
+    return _decoded(stored, _head_decoder).state
+
+
+def _decoded(stored: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
     if not stored.startswith(_PREFIX):
         raise DecodingError(_why_unreadable(stored))
     try:
-        return _record_decoder.decode(memoryview(stored)[1:])
+        return decoder.decode(memoryview(stored)[1:])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodingError(f"damaged record: {error}") from None
 
@@ -318,6 +336,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     also: tuple[tuple[str, bytes], ...] = ()
     """Ids that end with it, each with its encoded Record, kept for ``ttl`` seconds unless there is one: those of later
     steps that will not come. Who waits for them is told."""
+    if_cancelled: Outcome | None = None
+    """Of one that goes on: what happens instead, if word was left that the delivery is to be cancelled."""
 
     def __repr__(self) -> str:
         """Short, for bug reports: never the arguments or the value."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, cast, overload
 
 from poolrt.app.cancel import cancel
+from poolrt.app.canvas.tree import tree_of_call
 from poolrt.app.joining import allow_join_result, refuse_join
 from poolrt.app.progress import PROGRESS, Progress, decode_progress
 from poolrt.codec import decode
@@ -28,6 +29,8 @@ from poolrt.states import TaskState
 from poolrt.terms import Attempt
 
 if TYPE_CHECKING:
+    from poolrt.app.canvas.results import Result
+    from poolrt.app.canvas.tree import Tree
     from poolrt.brokers.base import Broker, Found
 
 R = TypeVar("R")
@@ -231,6 +234,22 @@ class AsyncResult(Generic[R]):
     def __await__(self) -> Generator[Any, None, R]:
         """``await result`` is ``await result.aget()``."""
         return self.aget().__await__()
+
+    # ---- the workflow that it is in
+
+    @property
+    def parent(self) -> Result | None:
+        """The result of what is before it in its workflow; None for a call by itself."""
+        return None
+
+    @property
+    def children(self) -> list[Result]:
+        """The results of what is called with its value, beside what follows it in its workflow."""
+        return []
+
+    def tree(self) -> Tree:
+        """Where each part of its workflow is; of a call by itself that alone."""
+        return tree_of_call(self.broker, self.id)
 
     # ---- ending it
 

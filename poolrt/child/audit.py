@@ -1,6 +1,6 @@
 """What a task left behind in its child, looked at after its run; says whether the child must be recycled.
 
-    after(task, runtime) ── a run of less than 4 us ──▶ nothing; at most 15 in a row
+    after(task, runtime) ── a run of less than 8 us ──▶ nothing; at most 15 in a row
         └─ a glance ──▶ lowest free descriptor (0.8 us) ──▶ hygiene.descriptors
                     ──▶ the handlers of poolrt's signals
                     ──▶ child.memory_audit: resident size (1.7 us, with a ceiling only), sampled runs
@@ -50,8 +50,8 @@ _SHARE: Final = 0.015
 """Of the time that tasks run, what looks may take."""
 _FEWEST_TO_NAME: Final = 200
 """Runs before which no task is named for its memory (hygiene.memory_ledger): a child of fewer takes no samples."""
-_QUICK: Final = 4e-6
-"""Seconds: shorter runs have no time to connect or to start a thread, though they may open a file."""
+_QUICK: Final = 8e-6
+"""Seconds, of which the runtime takes two: shorter runs have no time to connect or to start a thread, but may open."""
 _SKIPPED: Final = 15
 """Quick runs in a row without a glance."""
 _NS_PER_RUN: Final = 200
@@ -165,7 +165,8 @@ class Audit:
             verdict = self._look(task)
         elif verdict is None and self._singly:
             verdict = self._look_singly(task)
-        self._skips = 0 if self._singly or self._descriptors.wants_each else self._may_skip
+        each = self._singly or (self._watches_descriptors and self._descriptors.wants_each)
+        self._skips = 0 if each else self._may_skip
         return verdict
 
     def sample(self, task: str, runtime: float, outcome: Outcome) -> None:

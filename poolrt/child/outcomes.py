@@ -105,8 +105,10 @@ class Outcomes:
         return self.ended(delivery, message, TaskState.FAILED, type(error).__name__, str(error), runtime=runtime)
 
     def continued(self, delivery: Delivery, again: Message) -> Outcome:
-        """The task goes on as ``again``."""
-        return Outcome(delivery, None, follow_ups=(Enqueue.of(again),))
+        """The task goes on as ``again``; if it was to be cancelled it ends, as if that had come just after this."""
+        item = Enqueue.of(again)
+        instead = cancelled(msgspec.structs.replace(delivery, envelope=item.envelope))
+        return Outcome(delivery, None, follow_ups=(item,), if_cancelled=instead)
 
     def ended(
         self, delivery: Delivery, message: Message, state: TaskState, kind: str, text: str,

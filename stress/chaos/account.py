@@ -58,7 +58,7 @@ class Account:
     """What became of everything."""
 
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """For each kind of task how many were accepted, ended as planned, cancelled, dead, limited; and how many ran again."""
+    """For each kind of task how many were accepted, how many ended how, and how many ran again."""
     wrong: dict[str, list[str]] = field(default_factory=dict)
     """What is wrong, by task id."""
     lost: int = 0
@@ -102,7 +102,7 @@ def account(
     accepted: Iterable[str], app: App, ledger: Ledger, lives: dict[str, list[journal.Entry]], stopped: set[int],
     admitted: Admitted = ONE_FILE, cancels: Mapping[str, Cancel] = NO_CANCELS,
 ) -> Account:  # fmt: skip
-    """Account for every accepted task; ``stopped`` are the pids that were sent SIGSTOP, ``cancels`` what was cancelled."""
+    """Account for every accepted task; ``stopped`` are the pids that were sent SIGSTOP."""
     made = Account()
     ids = set(accepted)
     ids |= {f"made-{task_id[5:]}" for task_id in ids if task_id.startswith("make-") and _has_ended(ledger, task_id)}
@@ -154,7 +154,12 @@ def _verdict(
         return "lost", ["the broker knows neither message nor record, and it never ran to its end"]
     if found.record is None:
         return "lost", [f"it has not ended: it is {found.state}"]
-    record = decode_record(found.record)
+    return _of_record(task_id, kind, app, decode_record(found.record), runs, stopped, cancel)
+
+
+def _of_record(
+    task_id: str, kind: str, app: App, record: Record, runs: list[Run], stopped: set[int], cancel: Cancel | None
+) -> tuple[str, list[str]]:  # fmt: skip
     cause = f"{record.error.type}: {record.error.text}" if record.error else ""
     wrong = _history(record)
     if record.state is TaskState.CANCELLED:

@@ -6,10 +6,10 @@ import random
 from typing import Any, Final, NamedTuple
 
 KINDS: Final = {
-    "noop": 40, "value": 14, "sleep": 12, "spin": 8, "delayed": 8, "fail": 4, "retry": 5, "again": 3, "spent": 3, "make": 3,
-    "stray": 2, "suicide": 1, "long": 1, "rated": 9, "narrow": 6, "strict": 3, "unique": 5,
+    "noop": 40, "value": 14, "sleep": 12, "spin": 8, "delayed": 8, "fail": 4, "retry": 5, "again": 3, "spent": 3,
+    "make": 3, "stray": 2, "suicide": 1, "long": 2, "rated": 7, "narrow": 6, "strict": 3, "unique": 5,
 }  # fmt: skip
-"""Kinds of tasks, of 127."""
+"""Kinds of tasks, of 126."""
 
 CANCELS: Final = {
     "noop": 0.03, "value": 0.1, "sleep": 0.05, "delayed": 0.3, "retry": 0.2, "again": 0.2, "spent": 0.2, "long": 0.7,
@@ -63,8 +63,9 @@ class Limit(NamedTuple):
     """As many at a time; 0 for any number."""
 
 
-LIMITS: Final = {"rated": Limit(rate=8), "narrow": Limit(slots=2), "strict": Limit(20, 1), "unique": Limit(slots=1)}
+LIMITS: Final = {"rated": Limit(rate=6), "narrow": Limit(slots=2), "strict": Limit(10, 1), "unique": Limit(slots=1)}
 """Of the kinds that have some. What is unique runs alone since no other of its key is there."""
+LIMITED: Final = {kind: KINDS[kind] for kind in LIMITS}
 _KEYS: Final = {"narrow": 3, "unique": 3}
 
 FROZEN_SUPERVISOR: Final = 2.0
@@ -152,30 +153,34 @@ def attempts_of(kind: str, number: int) -> int:
 
 
 _LASTS: Final = {
-    "sleep": (0.001, 0.02), "spin": (0.001, 0.02), "long": (0.2, 0.9), "narrow": (0.005, 0.06), "strict": (0.0, 0.02),
+    "sleep": (0.001, 0.02), "spin": (0.001, 0.02), "long": (0.2, 0.9), "narrow": (0.02, 0.1), "strict": (0.0, 0.05),
     "unique": (0.01, 0.1),
 }  # fmt: skip
 """Between how many seconds and how many a task takes that is told how long."""
 
 
 def calls(seed: int, count: int, seconds: float) -> list[Call]:
-    """``count`` tasks over ``seconds``, in bursts."""
+    """``count`` tasks over ``seconds``, in bursts; some bursts are all of one kind that has a limit."""
     draw = random.Random(f"calls {seed}")
     planned: list[Call] = []
     while len(planned) < count:
         burst = min(draw.choice((1, 1, 2, 5, 20, 50)), count - len(planned))
         at = draw.uniform(0, seconds)
-        for _ in range(burst):
-            planned.append(_call(draw, at, len(planned)))
+        alike = burst >= 5 and draw.random() < 0.15
+        kinds = [_kind(draw, LIMITED)] * burst if alike else [_kind(draw, KINDS) for _ in range(burst)]
+        planned += [_call(draw, at, len(planned) + place, kind) for place, kind in enumerate(kinds)]
     return sorted(planned)
 
 
-def _call(draw: random.Random, at: float, number: int) -> Call:
-    kind = draw.choices(list(KINDS), list(KINDS.values()))[0]
+def _kind(draw: random.Random, weights: dict[str, int]) -> str:
+    return draw.choices(list(weights), list(weights.values()))[0]
+
+
+def _call(draw: random.Random, at: float, number: int, kind: str) -> Call:
     arguments: tuple[Any, ...] = (number, draw.uniform(*_LASTS[kind])) if kind in _LASTS else (number,)
     countdown = draw.uniform(0.05, 2.0) if kind == "delayed" or (kind in LIMITS and draw.random() < 0.2) else 0.0
     queue = "side" if kind in LIMITS and draw.random() < 0.25 else "default"
-    cancelled = draw.uniform(0.02, 1.5) if draw.random() < CANCELS.get(kind, 0.0) else 0.0
+    cancelled = draw.uniform(0.02, 0.7 if kind == "long" else 1.5) if draw.random() < CANCELS.get(kind, 0.0) else 0.0
     return Call(at, number, kind, arguments, countdown, draw.choice((0, 0, 0, 5, 9)), queue, cancelled)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from stress.chaos.account import ONE_FILE, Admitted
 from stress.chaos.aof_journal import OPTIONS, AofJournal
 from stress.chaos.journal import Journal
@@ -109,8 +111,13 @@ class RedisStore:
         return self.server.call(*command)
 
     def left(self, nodes: Collection[str]) -> list[str]:
-        """What the server holds that should not be there any more."""
-        found = []
+        """What the server holds that should not be there any more; and a gate that counts a slot in use."""
+        gates = self._ask("HGETALL", "{poolrt}:gates")
+        found = [
+            f"left on the server: {busy} slots in use of the gate {key}"
+            for key, packed in zip(gates[::2], gates[1::2], strict=True)
+            if (busy := msgspec.msgpack.decode(packed.encode(errors="surrogateescape"))[4])
+        ]
         for key in sorted(self._ask("KEYS", "*")):
             kind, _, rest = key.partition("}:")[2].partition(":")
             if (kind in _OF_NO_TASK and not rest) or kind in _OF_NO_TASK_EACH:

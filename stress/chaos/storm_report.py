@@ -69,8 +69,8 @@ def report_limits(
     cancels = canceller.made.values()
     print(
         f"{len(cancels)} cancels: {sum(each.waited for each in cancels)} of tasks that waited, "
-        f"{sum(each.told for each in cancels)} of tasks that a child had; {made.total('cancelled')} ended as cancelled, "
-        f"{made.after_cancel} started after that was acknowledged"
+        f"{sum(each.told for each in cancels)} of tasks that a child had; "
+        f"{made.total('cancelled')} ended as cancelled, {made.after_cancel} started after that was acknowledged"
     )
     wrong = [text for each in kept for text in each.wrong()]
     wrong += [f"{count} tasks of {key} were there at a time" for key, count in unique.items() if count > 1]

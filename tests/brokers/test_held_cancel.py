@@ -185,3 +185,57 @@ def test_answering_when_nobody_rang(broker: Broker) -> None:
     bell.answer()
     bell.close()
     bell.close()
+
+
+def going_on(delivery: Delivery, record: bytes = b"record") -> Outcome:
+    """Its next attempt; it ends as cancelled instead, if that was said."""
+    again = Enqueue(delivery.task_id, b"next", "default", 0, None)
+    return Outcome(
+        delivery, None, follow_ups=(again,), if_cancelled=Outcome(delivery, TaskState.CANCELLED, record)
+    )  # fmt: skip
+
+
+def test_its_next_attempt(broker: Broker, child: Child, put: Put) -> None:
+    """A delivery that goes on ends instead, in the same step, if word was left; without word it goes on."""
+    put(2)
+    client = child()
+    held = client.settle([], 2, 1).deliveries
+    assert broker.cancel_held(held[0].task_id)
+    assert client.settle([going_on(each) for each in held], 0, 2).stale == 0
+    states = [found and found.state for found in map(broker.find, (each.task_id for each in held))]
+    assert states == [TaskState.CANCELLED, TaskState.QUEUED]
+    assert [each.task_id for each in client.settle([], 2, 3).deliveries] == [held[1].task_id]
+    assert broker.to_cancel("inc") == []
+
+
+def test_its_next_attempt_after_a_word_on_another_delivery(broker: Broker, child: Child, put: Put) -> None:
+    """A word goes when the delivery is put back: who holds the message next, under the same number, goes on."""
+    (task,) = put()
+    client = child()
+    (held,) = client.settle([], 1, 1).deliveries
+    assert broker.cancel_held(task)
+    client.release([held])
+    other = child(1)
+    (held,) = other.settle([], 1, 1).deliveries
+    other.settle([going_on(held)], 0, 2)
+    found = broker.find(task)
+    assert found is not None
+    assert found.state is TaskState.QUEUED
+    (held,) = other.settle([], 1, 3).deliveries
+    assert broker.cancel_held(task)
+    broker.bury(Owner("inc", 1, 1), going_on(held))
+    found = broker.find(task)
+    assert found is not None
+    assert (found.state, found.record) == (TaskState.CANCELLED, b"record")
+
+
+def test_the_end_of_one_that_was_to_be_cancelled(broker: Broker, child: Child, put: Put) -> None:
+    """Who ends by itself ends as it did: the word came too late."""
+    (task,) = put()
+    client = child()
+    (held,) = client.settle([], 1, 1).deliveries
+    assert broker.cancel_held(task)
+    client.settle([Outcome(held, TaskState.SUCCEEDED, b"value")], 0, 2)
+    found = broker.find(task)
+    assert found is not None
+    assert (found.state, found.record) == (TaskState.SUCCEEDED, b"value")

@@ -9,6 +9,7 @@ import pytest
 
 from poolrt.brokers.base import Settled
 from poolrt.brokers.redis import RedisBroker
+from poolrt.errors import BrokerDamaged
 from poolrt.message import Enqueue, Owner, new_task_id
 from poolrt.terms import Gate, Unique
 from tests.brokers.gated_node import NUMBERS, ONE, RATE, Node, done, ids, woken
@@ -78,6 +79,37 @@ def test_a_slot_that_nobody_gave_back(node: Node) -> None:
     node.clock.advance(61)
     node.broker.purge()
     assert client.settle([], 9, 4).deliveries == [], "what is held keeps its slot"
+
+
+def test_a_slot_of_what_cannot_be_read(node: Node) -> None:
+    """It is given back when its child sets the message aside."""
+    first, second = node.put(ONE, 2)
+    no_envelope = [1, 0, 0, 0, 1.0, "default\0k", "t", first, 5]
+    node.call("HSET", "msg", first, msgspec.msgpack.encode(no_envelope))
+    client = node.child()
+    with pytest.raises(BrokerDamaged):
+        client.settle([], 1, 1)
+    assert client.resume() == []
+    assert ids(client.settle([], 1, 2).deliveries) == [second]
+
+
+def test_a_purge_looks_at_gates_once_a_minute(node: Node) -> None:
+    """It reads all slots, and each node's steward purges; a clock that was put back holds it up for no longer."""
+
+    def swept() -> bool:
+        node.put(None)
+        node.call("ZADD", "behind:default", 1, "gone")
+        node.broker.purge()
+        return node.call("ZSCORE", "behind:default", "gone") is None
+
+    assert swept()
+    assert not swept()
+    node.clock.advance(61)
+    assert swept()
+    node.clock.jump_wall(-3600)
+    assert swept()
+    node.broker.note_progress("unknown", b"half", 9)
+    assert node.server.call("KEYS", f"{node.tag}:progress*") == []
 
 
 def test_what_nobody_needs_is_deleted(node: Node) -> None:

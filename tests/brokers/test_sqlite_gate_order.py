@@ -116,6 +116,14 @@ def test_tasks_left_to_others(sqlite_child: Child, put_behind: Put) -> None:
     assert ids(sqlite_child().settle([], 9, 1, without=["app.unknown"]).deliveries) == known
 
 
+def test_tasks_left_to_others_without_any_gate(sqlite_child: Child, put_behind: Put) -> None:
+    """They are passed over, and are there for who knows them."""
+    unknown = put_behind(2, task="app.unknown")
+    known = put_behind(1, task="app.known")
+    assert ids(sqlite_child().settle([], 9, 1, without=["app.unknown"]).deliveries) == known
+    assert ids(sqlite_child(1).settle([], 9, 1).deliveries) == unknown
+
+
 def test_tasks_left_to_others_while_a_suspect_waits(store: SqliteBroker, sqlite_child: Child, put_behind: Put) -> None:
     """A suspect somewhere is no reason to be given what the node does not know."""
     put_behind(1)

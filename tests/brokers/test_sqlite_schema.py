@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from poolrt.brokers.sqlite import SqliteBroker, schema, statements
+from poolrt.brokers.sqlite import SqliteBroker, group_statements, schema, statements
 from poolrt.clock import FakeClock
 from poolrt.errors import (
     BrokerCorrupt,
@@ -129,8 +129,11 @@ def test_hot_statements_use_their_indexes(file: Path, open_broker: Open) -> None
     db = sqlite3.connect(file)
     may_walk = {"DEPTH", "OLDEST", "SUCCEEDED", "WAITING_SOCKETS", "ANSWERED_WAITER", "SWEEP_WAITERS", "NODES"}
     may_walk |= {"LEAKS", "FORGET_OLD_LEAKS", "FORGET_LEAKS"}  # a table of 500 rows
-    walks = re.compile(r"SCAN (task|record)(?! USING (COVERING )?INDEX (task_(queued|suspect|delayed|held)|record_))")
-    for name, text in vars(statements).items():
+    walks = re.compile(
+        r"SCAN (task|record|planned|filled|\w+_group|group_plan)"
+        r"(?! USING (COVERING )?INDEX (task_(queued|suspect|delayed|held)|record_))"
+    )
+    for name, text in {**vars(statements), **vars(group_statements)}.items():
         if not isinstance(text, str) or not WHOLE.match(text) or name in may_walk:
             continue
         named = dict.fromkeys(re.findall(r":(\w+)", text))

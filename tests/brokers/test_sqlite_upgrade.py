@@ -11,10 +11,10 @@ import pytest
 from poolrt.brokers.base import Found
 from poolrt.brokers.sqlite import SqliteBroker, schema
 from poolrt.hygiene.findings import LeakKind, LeakRow
-from poolrt.message import Enqueue, Owner
+from poolrt.message import Enqueue, Filled, NewGroup, Outcome, Owner
 from poolrt.queue_choice import QueueChoice
 from poolrt.states import TaskState
-from poolrt.terms import Gate, Unique
+from poolrt.terms import Gate, Slot, Unique
 
 Open = Callable[..., SqliteBroker]
 
@@ -106,11 +106,17 @@ def test_an_older_file(file: Path, open_broker: Open, tables: str) -> None:
     broker.note_progress("limited", b"half", 10)
     assert broker.messages("limited", 1)[0][0].id == "other"
     assert broker.unique_holder("key") == "limited"
+    broker.enqueue([], [NewGroup("g", 1, Enqueue("body", b"", "mail", 0, None), 10)])
+    assert broker.find("body") == Found("body", TaskState.PLANNED, None, None, 0)
+    broker.enqueue([Enqueue("g.0", b"", "mail", 9, None)])
+    (member,) = client.settle([], 1, 9).deliveries
+    client.settle([Outcome(member, TaskState.SUCCEEDED, filled=Filled(Slot("g", 0)))], 0, 10)
+    assert broker.find("body") == Found("body", TaskState.QUEUED, b"", None, 0)
 
 
 @OLDER
 def test_an_upgraded_file_has_the_tables_of_a_new_one(file: Path, node_dir: Path, tables: str) -> None:
-    """Every column and index, in name, type, default and key."""
+    """Every column, index and trigger, in name, type, default and key."""
     old, new = sqlite3.connect(file), sqlite3.connect(node_dir / "new.db")
     old.executescript(tables)
     for db in (old, new):
@@ -119,7 +125,7 @@ def test_an_upgraded_file_has_the_tables_of_a_new_one(file: Path, node_dir: Path
     def shape(db: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
         names = [row[0] for row in db.execute("select name from sqlite_schema where type = 'table'")]
         columns = {name: sorted(row[1:] for row in db.execute(f"pragma table_info({name})")) for name in names}
-        indexes = db.execute("select name, sql from sqlite_schema where type = 'index' and sql is not null order by 1")
+        indexes = db.execute("select name, sql from sqlite_schema where type <> 'table' and sql is not null order by 1")
         return {**columns, "indexes": indexes.fetchall()}
 
     assert shape(old) == shape(new)

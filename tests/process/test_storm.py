@@ -1,5 +1,6 @@
 """The small storm of ``stress.chaos``, and that its account sees what it is there to see."""
 
+import signal
 import subprocess
 import sys
 import types
@@ -11,8 +12,10 @@ from poolrt.brokers.base import Found
 from poolrt.message import ErrorInfo, Record, encode_record
 from poolrt.states import TaskState
 from stress.chaos.account import Ledger, account
-from stress.chaos.faults import calls, faults, value_of
+from stress.chaos.canceller import Cancel
+from stress.chaos.faults import LIMITS, calls, faults, value_of
 from stress.chaos.journal import ENDED, KEPT, MOVED, PLACED, Entry
+from stress.chaos.limits import LATE, Signal, limits_kept, unique_kept
 
 ROOT = Path(__file__).parents[2]
 RESERVED = 3
@@ -27,14 +30,17 @@ LIFE = [
 
 
 def test_a_small_storm_loses_nothing_and_leaves_nothing():
-    """400 mixed tasks while child, template, steward and supervisor are killed and stopped: all accounted for."""
-    command = [sys.executable, "-m", "stress.chaos", "storm", "--tasks", "400", "--seed", "11"]
+    """400 mixed tasks on two nodes while child, template, steward and supervisor are killed and stopped, and some tasks
+    are cancelled: all accounted for, and no limit broken."""
+    command = [sys.executable, "-m", "stress.chaos", "storm", "--tasks", "400", "--seed", "11", "--nodes", "2"]
     # What it says of time holds on a machine that has nothing else to do.
     done = subprocess.run(
         [*command, "--reclaim-within", "25"], cwd=ROOT, capture_output=True, text=True, timeout=55, check=False
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "0 lost, 0 ended twice" in done.stdout
+    assert "0 started after that was acknowledged" in done.stdout
+    assert done.stdout.endswith("VERDICT: all kept\n")
 
 
 def test_a_storm_is_made_again_by_its_seed():
@@ -54,6 +60,7 @@ class Doctored:
         self.state = TaskState.SUCCEEDED
         self.value = value_of(7)
         self.known = True
+        self.cancels = {}
 
     def wrong(self):
         """What the account says is wrong with the task."""
@@ -62,7 +69,7 @@ class Doctored:
         found = Found(ID, self.state, None, stored, 0) if self.known else None
         broker = types.SimpleNamespace(find=lambda task_id: found)
         app = types.SimpleNamespace(broker=broker, result=lambda task_id: types.SimpleNamespace(result=self.value))
-        made = account([ID], app, Ledger(self.path), {ID: self.life}, set())
+        made = account([ID], app, Ledger(self.path), {ID: self.life}, set(), cancels=self.cancels)
         return "; ".join(made.wrong.get(ID, []))
 
 
@@ -117,3 +124,112 @@ def test_the_account_sees_a_wrong_value_and_a_strange_death(doctored):
     assert "it is dead, lost 0: UnknownTask" in doctored.wrong()
     doctored.record = Record(TaskState.FAILED, "value", 0.0, error=ErrorInfo("TimeLimitExceeded", "ran 4 s"))
     assert "its child was never stopped" in doctored.wrong()
+
+
+def test_the_account_sees_what_became_of_a_cancel(doctored):
+    """One that was acknowledged ends the task for good; nobody else's does."""
+    doctored.record = Record(TaskState.CANCELLED, "value", 0.0)
+    assert "nobody cancelled it" in doctored.wrong()
+    doctored.cancels = {ID: Cancel(waited=True, ended=True, told=False, at=1500)}
+    assert not doctored.wrong()  # it had begun before, was cut, and waited for its next delivery
+    doctored.lines = [f"start {ID} 1 0 100 1600"]
+    assert "process 100 began it 0.0 ms after its cancel" in doctored.wrong()
+    doctored.cancels = {ID: Cancel(waited=False, ended=False, told=True, at=1500)}
+    assert not doctored.wrong()  # the word was on its way
+
+
+def test_the_account_sees_a_cancel_that_was_forgotten(doctored):
+    """It may not end otherwise."""
+    doctored.cancels = {ID: Cancel(waited=True, ended=True, told=False, at=2500)}
+    assert "it had been acknowledged as cancelled" in doctored.wrong()
+
+
+def test_the_account_sees_a_retry_too_many(doctored):
+    """Its attempt, and those that its record has, are the planned ones; each has come to its end."""
+    doctored.record = Record(TaskState.SUCCEEDED, "value", 0.0, attempt=2)
+    said = doctored.wrong()
+    assert "its record has the attempts [], and ended with 2" in said
+    assert "it ended at attempt 2, not 1" in said
+    assert "no run of attempt 2 came to its end" in said
+
+
+class Runs:
+    """A ledger that a test writes, and what the limits' account says of it."""
+
+    def __init__(self, folder):
+        self.path = folder / "ledger"
+        self.lines = []
+
+    def add(self, task_id, pid, began, ended=None):
+        """A run, in seconds; without ``ended`` it was cut."""
+        self.lines.append(f"start {task_id} 1 0 {pid} {int(began * 1e9)}")
+        if ended is not None:
+            self.lines.append(f"end {task_id} 1 0 {pid} {int(ended * 1e9)}")
+
+    def wrong(self, *signals):
+        """What is wrong."""
+        self.path.write_text("".join(line + "\n" for line in self.lines))
+        return "; ".join(text for kept in limits_kept(Ledger(self.path), signals) for text in kept.wrong())
+
+
+@pytest.fixture
+def runs(place):
+    """No run yet."""
+    return Runs(place)
+
+
+RATE = LIMITS["rated"].rate
+
+
+def test_a_rate_holds_with_its_burst_and_a_steady_stream_after_it(runs):
+    """A burst at once, then one every 1 / rate."""
+    for number in range(5 * RATE):
+        at = 10 + max(0, number - RATE + 1) / RATE
+        runs.add(f"rated-{number}", 1, at, at)
+    assert not runs.wrong()
+
+
+@pytest.mark.parametrize("faster", [1.2, 2.0])
+def test_a_rate_that_is_exceeded_is_seen(runs, faster):
+    """By a little for long, as by two nodes that count for themselves."""
+    for number in range(10 * RATE):
+        at = 10 + number / RATE / faster
+        runs.add(f"rated-{number}", 1, at, at)
+    assert f"starts above {RATE}/s * t" in runs.wrong()
+
+
+def test_a_second_burst_is_seen_unless_its_children_had_been_stopped(runs):
+    """What a stopped child held was let before the stop."""
+    for number in range(RATE):
+        runs.add(f"rated-{number}", 1, 10 + LATE + 0.01 * number, 10.5)
+        runs.add(f"rated-{100 + number}", 2, 12, 12)
+        runs.add(f"rated-{200 + number}", 3, 12.1, 12.1)
+    assert f"rated: {2 * RATE - 0.35 * RATE:.1f} starts above" in runs.wrong()
+    stopped = [Signal(3, signal.SIGSTOP, int(11.2e9)), Signal(3, signal.SIGCONT, int(12.0e9))]
+    assert not runs.wrong(*stopped)
+
+
+def test_more_at_a_time_than_allowed_are_seen(runs):
+    """One that was killed had its slot until the kill."""
+    runs.add("narrow-0", 1, 10.0, 10.2)
+    runs.add("narrow-3", 2, 10.0)
+    runs.add("narrow-6", 3, 10.1, 10.3)
+    runs.add("narrow-1", 4, 10.1, 10.3)  # another key
+    assert not runs.wrong(Signal(2, signal.SIGKILL, int(10.05e9)))
+    assert "narrow-0: 3 ran at a time, not at most 2" in runs.wrong(Signal(2, signal.SIGKILL, int(10.15e9)))
+
+
+def test_two_of_one_unique_key_are_seen():
+    """Also if one of them was retried meanwhile."""
+
+    def life(*entries):
+        return [Entry(1.0, what, 0, 0, order=order) for order, what in entries]
+
+    lives = {
+        "unique-0": life((1, PLACED), (4, ENDED), (5, PLACED), (8, ENDED)),
+        "unique-1": life((2, PLACED), (3, ENDED)),
+        "unique-3": life((9, PLACED), (10, ENDED)),
+    }
+    assert unique_kept(lives) == {"unique-0": 1, "unique-1": 1}
+    lives["unique-6"] = life((7, PLACED), (11, ENDED))
+    assert unique_kept(lives) == {"unique-0": 2, "unique-1": 1}

@@ -11,16 +11,21 @@ from poolrt import (
     App,
     AsyncResult,
     Ended,
+    GroupResult,
     Ignore,
     Middleware,
     Reject,
     Request,
     Retry,
+    Signature,
     Supervisor,
     Task,
     TaskState,
     as_completed,
+    chain,
+    chord,
     current_task,
+    group,
     progress,
     update_state,
 )  # fmt: skip
@@ -130,6 +135,27 @@ def nothing() -> None: ...
 
 assert_type(nothing.delay(), AsyncResult[None])
 
+
+# ---- workflows
+
+
+@app.task
+def total(numbers: list[int], more: int = 0) -> float:
+    return 0.0
+
+
+assert_type((add.s(1) | total.si([1])).delay(), AsyncResult[float])
+assert_type(add.si(1, 2).set(queue="q").link(total.s()).delay().get(), int)
+assert_type(group(add.s(1, 1), add.s(2, 2)).delay(), GroupResult)
+assert_type(chord([add.s(1, 1)], total.s(more=3)).apply_async(countdown=3), AsyncResult[float])
+assert_type(group(add.s(1, 1)) | total.s(), chain[float])
+assert_type(add.map([1]).delay().get(), list[int])
+assert_type(add.chunks([(1, 2)], 10).delay().get(timeout=1), list[Any])
+assert_type(app.signature("add", (1, 2)), Signature[Any])
+add.si(1)  # E: call-arg
+add.si(1, "2")  # E: arg-type
+add.s(1).set(3)  # E: call-arg
+add.s(1) | 3  # E: operator
 
 # ---- calls and results
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from poolrt.app.canvas.steps import decode_errback
+from poolrt.app.canvas.steps import Call, decode_errback, decode_step
 from poolrt.message import Enqueue, ErrorInfo, Filled, Message, NewGroup, Outcome, Record, encodable, encode_record
 from poolrt.states import TaskState
 from poolrt.terms import Slot, Terms
@@ -63,18 +63,27 @@ def _of_later(message: Message, record: Record) -> Record:
     error = record.error or ErrorInfo(str(record.state), "")
     text = encodable(f"{error.text} (in {message.task}#{message.id}, a step before it)")
     return Record(
-        _state_of(record), message.task, record.finished_at,
+        _state_of(record), _task_of_last(message), record.finished_at,
         error=msgspec.structs.replace(error, text=text), owner=record.owner,
     )  # fmt: skip
 
 
+def _task_of_last(message: Message) -> str:
+    """The name of the task whose step will not come; empty if that is the body of a group inside."""
+    terms = message.terms or Terms()
+    for step in map(decode_step, reversed(terms.follow)):
+        if isinstance(step, Call) and step.message.id == terms.last:
+            return step.message.task
+    return ""
+
+
 def failure_of(slot: Slot, message: Message, record: Record) -> Record:
-    """The record of the body of a group of which a member has failed."""
+    """The record of the body of a group of which a member has failed. Which task that is, a member does not know."""
     error = record.error or ErrorInfo(str(record.state), "")
     text = f"member {slot.index} ({message.task}#{message.id}) {record.state}: {error.type}: {error.text}"
     state = TaskState.CANCELLED if record.state is TaskState.CANCELLED else TaskState.FAILED
     return Record(
-        state, message.task, record.finished_at, error=ErrorInfo(CHORD_ERROR, encodable(text), error.traceback),
+        state, "", record.finished_at, error=ErrorInfo(CHORD_ERROR, encodable(text), error.traceback),
         owner=record.owner,
     )  # fmt: skip
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from poolrt.app.canvas.signature import Signature
     from poolrt.app.task import Task
+
+
+_OF_THE_FIRST: Final = frozenset({"countdown", "eta", "task_id"})
+"""Options of a chain that are not those of its later steps."""
 
 
 class Lazy(Collection["Signature[Any]"]):
@@ -109,9 +113,24 @@ def inherited(line: Parts, fan: FanPart) -> Parts:
     """The line of a member with what it has from its group: options behind its own, and errbacks."""
     if not (fan.options or fan.errbacks):
         return line
-    later: Mapping[str, Any] = {n: v for n, v in fan.options.items() if n not in ("countdown", "eta")}
+    later = later_of(fan.options)
     parts = tuple(
         part._replace(options={**(later if number else fan.options), **part.options})
         for number, part in enumerate(line.parts)
     )
     return Parts(parts, line.errbacks + fan.errbacks)
+
+
+def under(part: Part, options: Mapping[str, Any]) -> Part:
+    """The part with the options of what it stands in, behind its own."""
+    if not options:
+        return part
+    made = part._replace(options={**options, **part.options})
+    if isinstance(made, FanPart) and made.body is not None:
+        return made._replace(body=made.body._replace(options={**later_of(options), **made.body.options}))
+    return made
+
+
+def later_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a line's options that are for each of its steps."""
+    return {name: value for name, value in options.items() if name not in _OF_THE_FIRST}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from poolrt.app.canvas.compiling import Compiler
 from poolrt.app.canvas.parts import CallPart, FanPart, Parts, with_ends
 from poolrt.app.canvas.plan import Plan
-from poolrt.app.canvas.results import result_of
+from poolrt.app.canvas.results import GroupResult, result_of
 from poolrt.app.canvas.starting import Place, start, start_fan
 from poolrt.app.canvas.steps import Fan, decode_step
 from poolrt.app.loading import refuse_effects
@@ -19,6 +19,7 @@ from poolrt.app.request import current_run
 from poolrt.message import Enqueue, NewGroup, decode_message, new_task_id
 
 if TYPE_CHECKING:
+    from poolrt.app.app import App
     from poolrt.app.canvas.signature import Signature
 
 _BATCH: Final = 1000
@@ -40,6 +41,13 @@ def apply(signature: Signature[Any]) -> Any:
     plan = Plan(signature.app, line, task_id or new_task_id())
     enqueue(plan)
     return result_of(plan)
+
+
+def of_no_members() -> GroupResult:
+    """The result of a group without members: it belongs to no app, and nobody is asked for it."""
+    nothing = FanPart((), {})
+    plan = Plan(cast("App", None), Parts((nothing,)), new_task_id())
+    return GroupResult(plan, plan.id, nothing, None)
 
 
 def enqueue(plan: Plan) -> None:

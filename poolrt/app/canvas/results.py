@@ -24,21 +24,22 @@ PAGE: Final = 1000
 
 
 class StepResult(AsyncResult[R]):
-    """The result of a step of a workflow, which may not be enqueued yet.
+    """The result of a step of a workflow, which may not be enqueued yet."""
 
-    Attributes:
-        parent: the result of what is before it: a step's or a group's, or None.
-    """
-
-    __slots__ = ("_part", "_plan", "parent")
+    __slots__ = ("_parent", "_part", "_plan")
 
     def __init__(
         self, id: str, plan: Plan, part: CallPart, parent: Result | None  # noqa: A002  Celery's name
     ) -> None:  # fmt: skip
         super().__init__(id, plan.app.broker)
-        self.parent = parent
+        self._parent = parent
         self._plan = plan
         self._part = part
+
+    @property
+    def parent(self) -> Result | None:
+        """The result of what is before it: a step's or a group's."""
+        return self._parent
 
     @property
     def children(self) -> list[Result]:
@@ -68,16 +69,36 @@ class StepResult(AsyncResult[R]):
         self._reach(ends)
         return super().get(_left(ends), **how)
 
+    async def aget(self, timeout: float | None = None, *, disable_sync_subtasks: bool = True) -> R:  # noqa: ASYNC109
+        """See AsyncResult, and ``get``."""
+        from poolrt.app.aside import aside  # asyncio is slow to import, and most programs never need it
+
+        if self.is_known:
+            return await super().aget(timeout)
+        if disable_sync_subtasks:
+            refuse_join(f"task {self.id}")
+        ends = None if timeout is None else time.monotonic() + timeout
+        for each in await aside(self._before):
+            try:
+                await each.aget(_left(ends))
+            except ResultIgnored:
+                continue  # it has ended, and keeps no result
+        return await super().aget(_left(ends), disable_sync_subtasks=disable_sync_subtasks)
+
     def _reach(self, ends: float | None) -> None:
-        """Wait until it is enqueued, step by step, from the first one before it that is."""
-        before: list[StepResult[Any]] = []
+        """Wait until it is enqueued, step by step."""
+        for each in self._before():
+            _end_of(each, _left(ends))
+
+    def _before(self) -> list[Result]:
+        """What must end before it is enqueued, the first first: from the last one on that is known by now."""
+        before: list[Result] = []
         at: Result | None = self
         while isinstance(at, StepResult) and not at.is_known and self.broker.find(at.id) is None:
-            before.append(at)
             at = at.parent
-        for each in (at, *reversed(before[1:])) if before else ():
-            if each is not None:
-                _end_of(each, _left(ends))
+            if at is not None:
+                before.append(at)
+        return before[::-1]
 
     def cancel(self) -> bool:
         """Cancel it; the last step's result cancels all of its line. See AsyncResult."""

@@ -11,8 +11,20 @@ import abc
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
-from poolrt.app.canvas.parts import CallPart, FanPart, Lazy, Part, Parts, awaited, joined, nested, with_links
-from poolrt.app.canvas.planning import apply
+from poolrt.app.canvas.parts import (
+    CallPart,
+    FanPart,
+    Lazy,
+    Part,
+    Parts,
+    awaited,
+    joined,
+    later_of,
+    nested,
+    under,
+    with_links,
+)  # fmt: skip
+from poolrt.app.canvas.planning import apply, of_no_members
 from poolrt.app.canvas.steps import MAX_MEMBERS, MAX_STEPS
 from poolrt.errors import ConfigurationError
 
@@ -30,8 +42,6 @@ OPTIONS: Final = frozenset({
     "max_retries", "time_limit", "soft_time_limit", "memory_limit", "task_id",
 })  # fmt: skip
 """Those of ``apply_async``."""
-_OF_THE_FIRST: Final = frozenset({"countdown", "eta", "task_id"})
-"""Options of a chain that are not those of its later steps."""
 COLLECT: Final = "poolrt.collect"
 
 
@@ -198,9 +208,8 @@ class chain(Signature[R]):  # noqa: N801  Celery's name
 
     def __init__(self, *steps: Any) -> None:
         super().__init__()
-        given = tuple(steps[0]) if len(steps) == 1 and not isinstance(steps[0], Signature) else steps
         flat: list[Signature[Any]] = []
-        for step in given:
+        for step in _given(steps):
             plain = type(_is_signature(step)) is chain and not (step.options or step.links or step.errbacks)
             flat += step.steps if plain else (step,)
         _refuse_more(len(flat), MAX_STEPS, "steps in a chain")
@@ -222,8 +231,8 @@ class chain(Signature[R]):  # noqa: N801  Celery's name
         """See Signature."""
         parts: list[Part] = []
         for number, step in enumerate(self.steps):
-            under = _later(self.options) if number else self.options
-            parts += (_under(part, under) for part in nested(step.line()))
+            options = later_of(self.options) if number else self.options
+            parts += (under(part, options) for part in nested(step.line()))
         _refuse_more(len(parts), MAX_STEPS, "steps in a chain")
         return self._linked(joined(parts, _collect(self.app)))
 
@@ -246,7 +255,7 @@ class group(Signature[list[Any]]):  # noqa: N801  Celery's name
 
     def __init__(self, *members: Any) -> None:
         super().__init__()
-        given: Any = members[0] if len(members) == 1 and not isinstance(members[0], Signature) else members
+        given = _given(members)
         self.members: Collection[Signature[Any]] = given if isinstance(given, Lazy) else tuple(_flat(given))
         _refuse_more(len(self.members), MAX_MEMBERS, "members in a group")
 
@@ -280,7 +289,7 @@ class group(Signature[list[Any]]):  # noqa: N801  Celery's name
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
         """Enqueue all members; see Signature."""
-        made: GroupResult = apply(self.clone(args, kwargs, **options))
+        made: GroupResult = apply(self.clone(args, kwargs, **options)) if len(self.members) else of_no_members()
         return made
 
     def to_dict(self) -> dict[str, Any]:
@@ -320,7 +329,7 @@ class chord(Signature[R]):  # noqa: N801  Celery's name
         """See Signature."""
         header = self.header
         fan = FanPart(header.members, {**self.options, **header.options}, header.errbacks, None, self.collect_errors)
-        parts = [fan, *(_under(part, _later(self.options)) for part in nested(self.body.line()))]
+        parts = [fan, *(under(part, later_of(self.options)) for part in nested(self.body.line()))]
         return self._linked(joined(parts, _collect(self.app)))
 
     def _partial(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Self:
@@ -332,6 +341,12 @@ class chord(Signature[R]):  # noqa: N801  Celery's name
         return {**made, "kwargs": {**made["kwargs"], "collect_errors": self.collect_errors}}
 
 
+def _given(signatures: tuple[Any, ...]) -> Iterable[Any]:
+    """The signatures, or the one iterable that was given instead."""
+    only = signatures[0] if len(signatures) == 1 else None
+    return only if isinstance(only, Iterable) else signatures
+
+
 def _flat(members: Iterable[Any]) -> Iterator[Signature[Any]]:
     """The members, those of groups among them one by one, with what these groups give them."""
     for member in members:
@@ -340,21 +355,6 @@ def _flat(members: Iterable[Any]) -> Iterator[Signature[Any]]:
                 yield each.having(options={**member.options, **each.options}, errbacks=each.errbacks + member.errbacks)
         else:
             yield member
-
-
-def _under(part: Part, options: Mapping[str, Any]) -> Part:
-    """The part with the options of what it stands in, behind its own."""
-    if not options:
-        return part
-    made = part._replace(options={**options, **part.options})
-    if isinstance(made, FanPart) and made.body is not None:
-        return made._replace(body=made.body._replace(options={**_later(options), **made.body.options}))
-    return made
-
-
-def _later(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a line's options that are for each of its steps."""
-    return {name: value for name, value in options.items() if name not in _OF_THE_FIRST}
 
 
 def _collect(app: App) -> CallPart:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from poolrt.app.canvas.parts import CallPart
 from poolrt.app.canvas.plan import group_of
-from poolrt.message import decode_record
+from poolrt.message import decode_message, decode_record
 from poolrt.states import TaskState
 
 if TYPE_CHECKING:
@@ -73,7 +73,18 @@ class Tree(NamedTuple):
 
 def tree_of(plan: Plan) -> Tree:
     """The tree of a line that was applied, with the present states."""
-    return _with_states(_shape(plan), plan.app.broker)
+    tree = _shape(plan)
+    return _with_states(tree, plan.app.broker) if any(tree.calls()) else tree
+
+
+def tree_of_call(broker: Broker, task_id: str) -> Tree:
+    """The tree of a call by itself, or of one of which no more is known here."""
+    found = broker.find(task_id)
+    if found is None:
+        return Tree("call", task_id, state=str(TaskState.UNKNOWN))
+    if found.record is not None:
+        return Tree("call", task_id, decode_record(found.record).task, str(found.state))
+    return Tree("call", task_id, decode_message(found.envelope).task if found.envelope else "", str(found.state))
 
 
 def _shape(plan: Plan) -> Tree:

@@ -13,26 +13,24 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlencode
 
-from poolrt.brokers.base import Buried, Doorbell, Found, Settled
-from poolrt.brokers.sqlite import choosing, ending, gates, holding, leaks, placing, statements, sweeping, uniques
+from poolrt.brokers.base import Buried, Doorbell, Settled
+from poolrt.brokers.sqlite import choosing, ending, gates, holding, leaks, placing, statements, sweeping
 from poolrt.brokers.sqlite import queues as single_queues
 from poolrt.brokers.sqlite.failures import translated_os
-from poolrt.brokers.sqlite.operators import Operators
 from poolrt.brokers.sqlite.placing import News
+from poolrt.brokers.sqlite.producers import Producers
 from poolrt.brokers.sqlite.store import SYNCHRONOUS, Store
-from poolrt.brokers.sqlite.wakes import Wakes, bell_name
-from poolrt.brokers.sqlite.watching import SqliteWatch
+from poolrt.brokers.sqlite.wakes import Wakes
 from poolrt.clock import Clock, SystemClock
 from poolrt.errors import ConfigurationError, Fenced
 from poolrt.hygiene.findings import LeakRow
-from poolrt.message import Delivery, Enqueue, Outcome, Owner, Requeue
+from poolrt.message import Delivery, Outcome, Owner, Requeue
 from poolrt.queue_choice import ALL_QUEUES, QueueChoice
 
 SCHEME: Final = "sqlite:///"
@@ -44,7 +42,7 @@ DESERTED_AFTER: Final = 60.0
 """Seconds after which a waiter's socket that no row names is taken for one whose process was killed."""
 
 
-class SqliteBroker(Operators):
+class SqliteBroker(Producers):
     """One SQLite file as broker and result store, for the processes of one machine and one user.
 
     Args:
@@ -89,79 +87,6 @@ class SqliteBroker(Operators):
     def __repr__(self) -> str:
         attached = f" as {self._owner}" if self._owner else ""
         return f"<SqliteBroker {self.path}{attached}>"
-
-    # ---- producers
-
-    def enqueue(self, items: Sequence[Enqueue]) -> list[bool]:
-        """See ``Broker``."""
-        return self._tell(lambda db, news: placing.place(db, items, self._clock.wall(), news))
-
-    def unique_holder(self, key: str) -> str | None:
-        """See ``Broker``."""
-        return self._store.read(lambda db: uniques.holder(db, key, self._clock.wall()))
-
-    def note_progress(self, task_id: str, progress: bytes, ttl: float) -> None:
-        """See ``Broker``. Of a task that has ended nothing is kept."""
-        row = (task_id, self._clock.wall() + ttl, progress, task_id)
-        self._store.write(lambda db: db.execute(statements.NOTE_PROGRESS, row).rowcount)
-
-    def find(self, task_id: str) -> Found | None:
-        """See ``Broker``."""
-        ids = (self._clock.wall(), task_id, task_id)
-        row = self._store.read(lambda db: db.execute(statements.FIND, ids).fetchone())
-        if row is None:
-            return None
-        code, lost, envelope, record, progress = row
-        state = statements.RECORD_STATES[code] if record is not None else statements.TASK_STATES[code]
-        return Found(task_id, state, envelope, record, lost, progress)
-
-    def wait(self, task_id: str, timeout: float | None) -> Found | None:
-        """See ``Broker``. Returns None at once when there is neither message nor record of the id: it is unknown, or
-        its task ended and keeps no result."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        found = self.find(task_id)
-        if found is None or found.record is not None:
-            return found
-        with self._wakes.listening() as (name, sock):
-            self._store.write(lambda db: db.execute(statements.WAIT_FOR, (task_id, name)).rowcount)
-            while True:
-                # Looked at after the row is there: whoever ends the task from now on sees the row.
-                found = self.find(task_id)
-                if found is None or found.record is not None:
-                    return found  # the steward's next tick removes the row
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is None or left > 0:
-                    sock.settimeout(left)
-                    try:
-                        sock.recv(16)
-                        continue
-                    except TimeoutError:
-                        pass
-                self._store.write(lambda db: db.execute(statements.STOP_WAITING, (task_id, name)).rowcount)
-                return None
-
-    def watch(self) -> SqliteWatch:
-        """See ``Broker``."""
-        return SqliteWatch(self._store, self._wakes, self.find)
-
-    def cancel(self, task_id: str, outcome_of: Callable[[Delivery], Outcome]) -> bool:
-        """See ``Broker``."""
-        return self._tell(lambda db, news: ending.cancel(db, task_id, outcome_of, self._clock.wall(), news))
-
-    def cancel_held(self, task_id: str) -> bool:
-        """See ``Broker``."""
-
-        def work(db: sqlite3.Connection, news: News) -> bool:
-            node = holding.leave_word(db, task_id)
-            if node is not None:
-                news.sockets.append(bell_name(node))
-            return node is not None
-
-        return self._tell(work)
-
-    def forget(self, task_id: str) -> bool:
-        """See ``Broker``."""
-        return self._store.write(lambda db: db.execute(statements.FORGET, (task_id,)).rowcount) > 0
 
     # ---- the node
 

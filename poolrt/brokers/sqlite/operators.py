@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Operators(Broker):
-    """The operators' part of the contract; ``SqliteBroker`` is the rest."""
+    """The operators' part of the contract."""
 
     _clock: Clock
     _store: Store
@@ -79,7 +79,10 @@ class Operators(Broker):
             now = self._clock.wall()
             if item.unique is not None and not uniques.is_free(db, item.unique.key, item.id, now):
                 return False
-            return db.execute(statements.FORGET, (item.id,)).rowcount > 0 and place(db, [item], now, news)[0]
+            if not db.execute(statements.FORGET, (item.id,)).rowcount:
+                return False
+            db.execute(statements.FORGET, (item.last,))
+            return place(db, [item], now, news)[0]
 
         return self._tell(work)
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
-from poolrt.brokers.sqlite import gates, statements, uniques
+from poolrt.brokers.sqlite import ahead, gates, statements, uniques
 from poolrt.message import Enqueue
 
 PROMOTED_AT_ONCE: Final = 1000
@@ -44,6 +44,8 @@ def place(db: sqlite3.Connection, items: Iterable[Enqueue], now: float, news: Ne
         else:
             new = _place_on_terms(db, item, now, news, delayed=delayed)
         stored.append(new)
+        if new and item.last:
+            ahead.plan(db, item.last, now)
         if new and delayed:
             etas.append(item.eta)
         elif new:

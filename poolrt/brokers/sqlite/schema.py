@@ -65,6 +65,45 @@ HOLDER: Final = "create table holder (key text primary key, id text not null, un
 PROGRESS: Final = "create table progress (id text primary key, expires real not null, data blob not null) without rowid"
 """What a message that has not ended said of itself last."""
 
+GROUP: Final = """create table member_group (
+        seq integer primary key,
+        id text not null unique,
+        size integer not null,
+        missing integer not null,
+        failed integer not null default 0,
+        collects integer not null,
+        expires real not null)"""
+"""The groups whose members are counted: ``missing`` slots are not filled yet. Written by each fill, so it is short."""
+
+GROUP_PLAN: Final = "create table group_plan (grp integer primary key, plan blob not null)"
+"""What follows each group: a ``NewGroup`` of message.py in msgpack. ``grp`` is its ``seq``."""
+
+FILLED: Final = """create table filled (
+        grp integer not null,
+        word integer not null,
+        bits integer not null,
+        primary key (grp, word)) without rowid"""
+"""The slots that are filled, as bits; see groups.py."""
+
+GROUP_GONE: Final = """create trigger group_gone after delete on member_group begin
+        delete from filled where grp = old.seq;
+        delete from group_plan where grp = old.seq;
+    end"""
+
+PLANNED: Final = "create table planned (id text primary key, expires real not null) without rowid"
+"""The ids that are known before they are enqueued; see ahead.py."""
+
+GROUPS: Final = (
+    GROUP,
+    GROUP_PLAN,
+    FILLED,
+    GROUP_GONE,
+    PLANNED,
+    "create index member_group_expires on member_group (expires)",
+    "create index planned_expires on planned (expires)",
+)
+"""All that workflows need."""
+
 TABLES: Final = (
     # What stands before the envelope can be read without walking a large one's pages.
     """create table task (
@@ -120,6 +159,7 @@ TABLES: Final = (
     GATE,
     HOLDER,
     PROGRESS,
+    *GROUPS,
 )
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -138,9 +178,9 @@ def _to_3(db: sqlite3.Connection) -> None:
 
 
 def _to_4(db: sqlite3.Connection) -> None:
-    """Gates, unique keys, progress. The new column stands behind the envelope, where a null costs no reading."""
+    """Gates, unique keys, progress, groups. The new column is behind the envelope, where a null costs no reading."""
     db.execute("alter table task add column gate text")
-    for table in (GATE_INDEX, GATE, HOLDER, PROGRESS):
+    for table in (GATE_INDEX, GATE, HOLDER, PROGRESS, *GROUPS):
         db.execute(table)
 
 

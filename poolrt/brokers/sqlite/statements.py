@@ -1,4 +1,5 @@
-"""Every SQL statement of the broker, named, each with its one sentence; those of gates are in ``gate_statements``.
+"""Every SQL statement of the broker, named, each with its one sentence; those of gates and of groups are in
+``gate_statements`` and ``group_statements``.
 
 Codes stored in ``task.state``: 0 queued, 1 queued as a suspect, 2 delayed, 3 reserved, 4 queued behind its gate,
 suspect or not. A message's ``suspect`` column is 0 or 1, so ``WAITS`` queues it as what it is.
@@ -20,8 +21,17 @@ SUSPECT: Final = 1
 DELAYED: Final = 2
 RESERVED: Final = 3
 BEHIND: Final = 4
+PLANNED: Final = 5
+"""Of no row of ``task``: ``FIND`` says it of an id that is in ``planned`` alone."""
 
-TASK_STATES: Final = (TaskState.QUEUED, TaskState.QUEUED, TaskState.DELAYED, TaskState.RESERVED, TaskState.QUEUED)
+TASK_STATES: Final = (
+    TaskState.QUEUED,
+    TaskState.QUEUED,
+    TaskState.DELAYED,
+    TaskState.RESERVED,
+    TaskState.QUEUED,
+    TaskState.PLANNED,
+)
 """What each code of ``task.state`` is called outside."""
 
 RECORD_CODES: Final[dict[TaskState, int]] = {
@@ -67,8 +77,10 @@ FIND: Final = """
 select state, lost, envelope, null, (select data from progress where progress.id = task.id and expires > ?)
 from task where id = ?
 union all select state, lost, null, data, null from record where id = ?
+union all select 5, 0, null, null, null from planned where id = ? and expires > ?
 limit 1"""
-"""The message of an id, else its record: one statement, so that a settle cannot hide it from both looks."""
+"""The message of an id, else its record, else whether it is planned: one statement, so that a settle cannot hide it
+from all looks."""
 
 WAITING: Final = "select seq, envelope, lost, suspect from task where id = ? and state <> 3"
 """The message of an id if nobody holds it."""
@@ -121,19 +133,22 @@ WAIT_FOR: Final = "insert into waiter (id, socket) values (?, ?)"
 STOP_WAITING: Final = "delete from waiter where id = ? and socket = ?"
 """The waiter gave up."""
 
-ENDING: Final = f"select exists (select 1 from waiter), exists (select 1 from progress), {ANY_BEHIND}"
-"""Whether anybody waits for any task, any task told its progress, anything waits behind a gate: what these things cost
-those who end a task while there are none."""
+ENDING: Final = f"""
+select exists (select 1 from waiter), exists (select 1 from progress), exists (select 1 from planned), {ANY_BEHIND}"""
+"""Whether anybody waits for any task, any task told its progress, any is planned, anything waits behind a gate: what
+these things cost those who end a task while there are none."""
 
 WAITERS_OF: Final = "select socket from waiter where id in (select value from json_each(?))"
 """The sockets to wake for these ids. The rows stay until ``SWEEP_WAITERS``: the settler may die before it tells."""
 
-ANSWERED_WAITER: Final = """
-select 1 from waiter where not exists (select 1 from task where task.id = waiter.id) limit 1"""
+ANSWERED: Final = """not exists (select 1 from task where task.id = waiter.id)
+and not exists (select 1 from planned where planned.id = waiter.id)"""
+"""Whether a waiter's task has ended. Part of statements."""
+
+ANSWERED_WAITER: Final = f"select 1 from waiter where {ANSWERED} limit 1"
 """Whether a waiter's task has ended."""
 
-SWEEP_WAITERS: Final = """
-delete from waiter where not exists (select 1 from task where task.id = waiter.id) returning socket"""
+SWEEP_WAITERS: Final = f"delete from waiter where {ANSWERED} returning socket"
 """Drop the waiters whose task has ended, to be told once more."""
 
 WAITING_SOCKETS: Final = "select socket from waiter"
@@ -247,6 +262,11 @@ LEAVE_WORD: Final = """
 insert into to_cancel (seq, owner, n) select seq, owner, n from task where id = ? and state = 3
 on conflict (seq) do update set owner = excluded.owner, n = excluded.n"""
 """Say that the delivery of this id is to be cancelled, if somebody holds it."""
+
+HAS_WORD: Final = """
+select 1 from to_cancel cross join task on task.seq = to_cancel.seq
+where to_cancel.seq = ? and task.n = ? and state = 3 and task.owner = to_cancel.owner and task.n = to_cancel.n"""
+"""Whether that was said of this delivery, which is held."""
 
 HOLDING_NODE: Final = """
 select node.name from task cross join owner on owner.id = task.owner

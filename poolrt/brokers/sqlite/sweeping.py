@@ -1,4 +1,4 @@
-"""Forgets what is kept for its time only: free unique keys, idle gates, old progress.
+"""Forgets what is kept for its time only: free unique keys, idle gates, old progress, groups and plans.
 
 What is to go is sought while others may write, and forgotten in a transaction that looks again.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from poolrt.brokers.sqlite import gate_statements, statements
+from poolrt.brokers.sqlite import gate_statements, group_statements, statements
 from poolrt.brokers.sqlite.store import Store
 
 _SWEPT: Final = (
     (statements.FREE_KEYS, statements.SWEEP_KEYS),
     (gate_statements.IDLE_GATES, gate_statements.SWEEP_GATES),
     (statements.OLD_PROGRESS, statements.SWEEP_PROGRESS),
+    (group_statements.OLD_GROUPS, group_statements.SWEEP_GROUPS),
+    (group_statements.OLD_PLANNED, group_statements.SWEEP_PLANNED),
 )
 
 

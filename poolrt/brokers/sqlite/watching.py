@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 _WAIT_FOR: Final = "insert or ignore into waiter (id, socket) values (?, ?)"
 """The row of an earlier end of this id may still be there: see ``ended``."""
-_GONE: Final = "select value from json_each(?) where not exists (select 1 from task where task.id = value)"
-"""Which of these ids have no message."""
+_GONE: Final = """
+select value from json_each(?) where not exists (select 1 from task where task.id = value)
+and not exists (select 1 from planned where planned.id = value)"""
+"""Which of these ids have no message, and get none."""
 _STOP_ALL: Final = "delete from waiter where socket = ?"
 
 

@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- ARGV: incarnation, slot, generation. Reply: the epoch from now on, or nil: fenced.
 despite_full_memory()
 local inc, slot, generation = ARGV[1], ARGV[2], tonumber(ARGV[3])

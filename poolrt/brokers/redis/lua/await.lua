@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- ARGV: id, key. Say that whoever ends this task is to push to that key.
 despite_full_memory()
 local waiting = call('HGET', WAITERS, ARGV[1])

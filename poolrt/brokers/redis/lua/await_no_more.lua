@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- ARGV: id, key. The waiter has gone.
 call('DEL', ARGV[2])
 local waiting, others = call('HGET', WAITERS, ARGV[1]), {}

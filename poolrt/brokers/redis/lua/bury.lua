@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Bar an owner for good; its verdict first, then the rest goes back. ARGV: incarnation, slot, generation, now,
 -- verdicts (msgpack). Reply: {requeued, settled}.
 despite_full_memory()

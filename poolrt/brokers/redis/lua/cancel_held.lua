@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Leave word that a held message is to be cancelled. ARGV: id. Reply: 1, or 0 if nobody holds it.
 despite_full_memory()
 for _, inc in ipairs(call('HKEYS', NODES)) do

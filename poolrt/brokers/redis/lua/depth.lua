@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Counts. Reply: {delayed, all messages, dead, {queue, its state, queued, since of the oldest as text or ''}, …}.
 -- Each count is O(1); the oldest of a queue is looked for at the head of each of its ten priorities, O(log n).
 local reply = { call('ZCARD', DELAYED), call('HLEN', MSG), call('ZCARD', P .. ':ended:dead') }

@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- The newest records in a final state. ARGV: state, limit. Reply: {id, stored record, …}.
 local state, limit, reply = ARGV[1], tonumber(ARGV[2]), {}
 local range = state == 'succeeded' and 'LRANGE' or 'ZREVRANGE'

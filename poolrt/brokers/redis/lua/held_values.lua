@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- What an owner holds, each by itself, for when the whole cannot be read. ARGV: incarnation, slot.generation.
 -- Reply: {n, i, stored message, …}.
 local reply = {}

@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Register one start of a node. ARGV: incarnation, node. Reply: 1, or nil: it has left, or was rescued.
 despite_full_memory()
 if call('ZSCORE', GONE, ARGV[1]) then return NO_OWNER end

@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Wake a child for each queue that has something to give. Reply: 1 if there is something to be repaired.
 despite_full_memory()
 for _, queue in ipairs(call('HKEYS', QUEUES)) do

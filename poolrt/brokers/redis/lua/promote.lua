@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Queue what is due, and open the gates that have a token again; at most so many of each. ARGV: now, limit, time of gates
 -- or ''. Reply: when the next message is due, then in how many seconds the next gate opens: as text, or '' for none.
 local due, woken = call('ZRANGEBYSCORE', DELAYED, '-inf', ARGV[1], 'LIMIT', 0, ARGV[2]), {}

@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners places records sweeping
+-- Parts: names waking gates queueing placing holding workflows ending owners places records sweeping
 -- Delete records whose time has passed, and what nobody needs any more. ARGV: now, limit, time of gates or ''.
 -- Reply: how many records.
 local now, limit = tonumber(ARGV[1]), tonumber(ARGV[2])

@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners places
+-- Parts: names waking gates queueing placing holding workflows ending owners places
 -- What several queue operations do with the first queued messages of a queue. ARGV: what, queue, limit, other queue.
 -- peek: reply {id, stored message, …}; empty, move: how many.
 local what, queue, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])

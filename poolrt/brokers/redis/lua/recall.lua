@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Put back what an owner holds behind the delivery (n, i), of reserves up to upto, and let none of them give it anything.
 -- ARGV: incarnation, slot.generation, n, i, upto. Reply: how many were put back.
 despite_full_memory()

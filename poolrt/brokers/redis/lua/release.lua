@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Put deliveries back, uncounted, at their old place. ARGV: incarnation, slot.generation, epoch, groups (msgpack [[n, first, last], …]).
 -- Reply: how many were still held, or nil: fenced.
 if call('HGET', owners_of(ARGV[1]), ARGV[2]) ~= ARGV[3] then return NO_OWNER end

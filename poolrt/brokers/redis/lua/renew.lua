@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Move the beat of a start on. ARGV: incarnation. Reply: all beats {incarnation, beat, …}, or nil: it is not registered.
 despite_full_memory()
 if call('HEXISTS', NODES, ARGV[1]) == 0 then return NO_OWNER end

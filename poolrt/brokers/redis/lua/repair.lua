@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners places sweeping
+-- Parts: names waking gates queueing placing holding workflows ending owners places sweeping
 -- Set aside keys of another type than ours, then queue again what has no place any more; a part of the messages a call.
 -- ARGV: 1 to begin or 0 to go on, now. Reply: {whether there is more, {keys renamed}, how many were queued again}.
 -- How far it is stands in :mending, so that anybody can go on: see nudge.lua.

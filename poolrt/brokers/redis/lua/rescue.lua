@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- End one start of a node for good, if its beat is still this one. ARGV: incarnation, beat or '', suspect, now,
 -- verdicts (msgpack). Reply: {requeued, settled}.
 despite_full_memory()

@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Bar what older connections of the owner may still bring. ARGV: incarnation, slot.generation.
 -- Reply: {epoch, n, i, n, i, …}, or nil: fenced.
 despite_full_memory()

@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- Take what cannot be read out of what an owner holds. ARGV: incarnation, slot.generation, reason,
 -- groups (msgpack [[n, first, last], …]).
 local held = held_by(ARGV[1], ARGV[2])

@@ -1,5 +1,6 @@
 -- Parts: names
--- When needed: waking gates holding placing ending queueing choosing, for settle quarantine choose
+-- When needed: waking gates holding placing workflows ending, for settle
+-- When needed: waking gates queueing choosing, for quarantine choose
 -- End deliveries and reserve the next, in one step.
 -- ARGV: incarnation, slot.generation, epoch, outcomes (msgpack [groups, endings] or ''), reserve, n, now,
 --       choice (msgpack [queues, tasks to leave to others, whether strict, queues to leave] or ''), time of gates or ''

@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- What a start of a node holds and is to be cancelled. ARGV: incarnation.
 -- Reply: {slot.generation, n, i, stored message, …}
 local reply = {}

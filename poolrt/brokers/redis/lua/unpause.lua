@@ -1,4 +1,4 @@
--- Parts: names waking gates queueing placing holding ending owners
+-- Parts: names waking gates queueing placing holding workflows ending owners
 -- ARGV: queue. End a pause, and wake a child if messages wait.
 despite_full_memory()
 local open = call('EXISTS', gates().open_of(ARGV[1])) == 1

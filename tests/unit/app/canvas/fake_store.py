@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from poolrt.app.app import App
-from poolrt.app.canvas.collecting import collected
-from poolrt.app.canvas.failing import failing
-from poolrt.app.canvas.following import follow
 from poolrt.brokers.base import Broker, Found
-from poolrt.child.reading import arguments_of
-from poolrt.codec import encode_value
+from poolrt.child.outcomes import Outcomes
+from poolrt.child.reading import call_of
+from poolrt.errors import EncodingError, Ignore
 from poolrt.message import (
     Delivery,
     Enqueue,
-    ErrorInfo,
     Filled,
-    Message,
     NewGroup,
     Outcome,
-    Record,
     decode_message,
     decode_record,
-    encode_record,
 )
 from poolrt.states import TaskState
 
@@ -45,7 +37,7 @@ class FakeStore(Broker):
     trusted = False
 
     def __init__(self) -> None:
-        self.messages: dict[str, Enqueue] = {}
+        self.stored: dict[str, Enqueue] = {}
         self.held: dict[str, Delivery] = {}
         self.kept: dict[str, bytes] = {}
         self.groups: dict[str, Group] = {}
@@ -67,22 +59,22 @@ class FakeStore(Broker):
         return [self._place(item) for item in items]
 
     def _plan(self, task_id: str) -> None:
-        if task_id and task_id not in self.messages and task_id not in self.kept:
+        if task_id and task_id not in self.stored and task_id not in self.kept:
             self.planned.add(task_id)
 
     def _place(self, item: Enqueue) -> bool:
-        if item.id in self.messages or item.id in self.kept:
+        if item.id in self.stored or item.id in self.kept:
             return False
-        self.messages[item.id] = item
+        self.stored[item.id] = item
         self.enqueued.append(item.id)
         self.planned.discard(item.id)
         self._plan(item.last)
         return True
 
     def find(self, task_id: str) -> Found | None:
-        if task_id in self.messages:
+        if task_id in self.stored:
             state = TaskState.RESERVED if task_id in self.held else TaskState.QUEUED
-            return Found(task_id, state, self.messages[task_id].envelope, None, 0)
+            return Found(task_id, state, self.stored[task_id].envelope, None, 0)
         if task_id in self.kept:
             return Found(task_id, decode_record(self.kept[task_id]).state, None, self.kept[task_id], 0)
         return Found(task_id, TaskState.PLANNED, None, None, 0) if task_id in self.planned else None
@@ -95,11 +87,14 @@ class FakeStore(Broker):
         assert len(ids) <= 1000
         return [self.kept.get(task_id) for task_id in ids]
 
+    def messages(self, after: str = "", limit: int = 1000) -> tuple[list[Found], str]:
+        return [found for task_id in self.stored if (found := self.find(task_id))], ""
+
     def end_ahead(self, records: Sequence[tuple[str, bytes]], ttl: float) -> list[bool]:
         return [self._keep(task_id, record) for task_id, record in records]
 
     def _keep(self, task_id: str, record: bytes) -> bool:
-        if task_id in self.messages or task_id in self.kept:
+        if task_id in self.stored or task_id in self.kept:
             return False
         self.kept[task_id] = record
         self.planned.discard(task_id)
@@ -117,9 +112,9 @@ class FakeStore(Broker):
         return self._place(item)
 
     def cancel(self, task_id: str, outcome_of: Callable[[Delivery], Outcome]) -> bool:
-        if task_id not in self.messages or task_id in self.held:
+        if task_id not in self.stored or task_id in self.held:
             return False
-        self._end(outcome_of(Delivery(self.messages[task_id].envelope, 0, 0, task_id, 0, suspect=False)))
+        self._end(outcome_of(Delivery(self.stored[task_id].envelope, 0, 0, task_id, 0, suspect=False)))
         return True
 
     def cancel_held(self, task_id: str) -> bool:
@@ -129,12 +124,12 @@ class FakeStore(Broker):
 
     def take(self, choose: Callable[[Sequence[str]], str]) -> Delivery | None:
         """Reserve one of those that wait."""
-        waiting = [task_id for task_id in self.messages if task_id not in self.held]
+        waiting = [task_id for task_id in self.stored if task_id not in self.held]
         if not waiting:
             return None
         task_id = choose(waiting)
         self._number += 1
-        delivery = Delivery(self.messages[task_id].envelope, self._number, 0, task_id, 0, suspect=False)
+        delivery = Delivery(self.stored[task_id].envelope, self._number, 0, task_id, 0, suspect=False)
         self.held[task_id] = delivery
         return delivery
 
@@ -152,7 +147,7 @@ class FakeStore(Broker):
 
     def _end(self, outcome: Outcome) -> None:
         task_id = outcome.delivery.task_id
-        del self.messages[task_id]
+        del self.stored[task_id]
         if outcome.record is not None:
             self.kept[task_id] = outcome.record
         for later, record in outcome.also:
@@ -200,6 +195,7 @@ class Worker:
     def __init__(self, app: App, store: FakeStore) -> None:
         self.app = app
         self.store = store
+        self.outcomes = Outcomes(app, "fake/0.1")
         self.ran: list[tuple[str, str]] = []
         """(task, id) of each run that was settled."""
 
@@ -207,25 +203,15 @@ class Worker:
         """What the child would settle it with."""
         message = decode_message(delivery.envelope)
         try:
-            args, kwargs = arguments_of(message, trusted=self.store.trusted)
-            if message.terms is not None and message.terms.collect is not None:
-                args = (collected(self.store, message.terms.collect), *args)
+            args, kwargs = call_of(message, self.store)
             value = (self.app.tasks.get(message.task) or self.app.builtin[message.task])(*args, **kwargs)
-            return self.succeeded(delivery, message, value)
+            return self.outcomes.succeeded(delivery, message, value, 0.0)
+        except EncodingError as error:
+            return self.outcomes.refused(delivery, message, error, 0.0)
+        except Ignore:
+            return self.outcomes.ignored(delivery, message)
         except Exception as error:
-            return self.failed(delivery, message, error)
-
-    def succeeded(self, delivery: Delivery, message: Message, value: Any) -> Outcome:
-        codec, encoded = encode_value(value, trusted=self.store.trusted, task=message.task)
-        record = Record(TaskState.SUCCEEDED, message.task, time.time(), encoded, codec)
-        outcome = Outcome(delivery, TaskState.SUCCEEDED, None if message.ignore_result else encode_record(record))
-        return follow(self.app, message, codec, encoded, time.time()).of(outcome)
-
-    def failed(self, delivery: Delivery, message: Message, error: Exception) -> Outcome:
-        info = ErrorInfo(type(error).__name__, str(error))
-        record = Record(TaskState.FAILED, message.task, time.time(), error=info, envelope=delivery.envelope)
-        outcome = Outcome(delivery, TaskState.FAILED, encode_record(record))
-        return failing(message, record).of(outcome)
+            return self.outcomes.raised(delivery, message, error, 0.0)
 
     def step(self, choose: Callable[[Sequence[str]], str] = lambda ids: ids[0]) -> bool:
         """Run one; False if nothing waits."""

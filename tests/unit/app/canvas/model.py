@@ -43,6 +43,7 @@ class Labels:
         def errback(task_id: str, label: str) -> None:
             """Is told that something failed."""
 
+        call.by_value = errback.by_value = False  # they run here
         self.task = call
         self.errback_task = errback
 

@@ -24,6 +24,9 @@
 --   :res        hash    id -> stored record            :expiry zset  id, wall time     :ended:STATE  zset  id, order
 --   :ended:succeeded    list    the newest 10,000 ids: a zset would cost each of them more
 --   :waiters    hash    id -> keys that await it       :cancel set   ids of held messages to be cancelled
+--   :group:ID   hash    what a group is and what follows it (workflows.lua)    :groups  zset  id, until when it is known
+--   :filled:ID  string  its bitmap: bit k is 1 once member k has filled its slot
+--   :planned    zset    id, until when it is known     ids of later steps, which are not enqueued yet
 --   :leaks      hash    packed kind, task, what -> row of what tasks left behind (leaks.lua)
 --   :producer:ID        the number of the last call of a producer, or that a call of this name was made; for ten minutes
 --   :quarantine list    what was found in a key and is not poolrt's, with the reason
@@ -37,6 +40,9 @@ local call = redis.call
 local P = KEYS[1]
 local MSG = P .. ':msg'
 local RES = P .. ':res'
+local EXPIRY = P .. ':expiry'
+local GROUPS = P .. ':groups'
+local PLANNED = P .. ':planned'
 local DELAYED = P .. ':delayed'
 local QUEUES = P .. ':queues'
 local WAITERS = P .. ':waiters'
@@ -49,6 +55,8 @@ local SEQ = P .. ':seq'
 local NO_OWNER = false -- a nil reply: fenced
 local function ready(queue) return P .. ':ready:' .. queue end
 local function suspects(queue) return P .. ':suspect:' .. queue end
+local function group_key(id) return P .. ':group:' .. id end
+local function filled_key(id) return P .. ':filled:' .. id end
 local function is_inner(queue) return string.find(queue, '\0', 1, true) end -- where its key begins; else nil
 local function held_by(inc, who) return P .. ':held:' .. inc .. '/' .. who end
 local function owners_of(inc) return P .. ':own:' .. inc end

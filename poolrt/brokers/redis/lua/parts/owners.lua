@@ -10,6 +10,12 @@ local function owners(inc)
     return found
 end
 
+-- What goes with the hold of one that was put back ends.
+local function end_hold(id)
+    local wake_others = end_holds({ id })
+    if wake_others then wake_others() end
+end
+
 -- Put back what an owner holds, after its verdicts took effect. verdict = {n, i, id, ending} or {n, i, id, false, eta}
 local function end_owner(inc, who, verdicts, now, suspect)
     local held, requeued, settled, known = held_by(inc, who), 0, 0, {}
