@@ -1,13 +1,15 @@
-"""The end of a cancelled message: of one that waited, or of one whose run was killed."""
+"""The end of a cancelled message: of one that waited, of one whose run was killed, or of one that was to go on."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from poolrt.app.canvas.failing import failing
 from poolrt.errors import DecodingError
-from poolrt.message import ErrorInfo, Message, Outcome, Record, decode_message, encode_record
+from poolrt.message import Enqueue, ErrorInfo, Message, Outcome, Record, decode_message, encode_record
 from poolrt.states import TaskState
 
 if TYPE_CHECKING:
@@ -41,6 +43,13 @@ def cancelled(
         history=message.terms.history if message.terms is not None else (),
     )  # fmt: skip
     return failing(message, record).of(Outcome(delivery, TaskState.CANCELLED, encode_record(record), message.ttl))
+
+
+def going_on(delivery: Delivery, again: Message) -> Outcome:
+    """The message goes on as ``again``; if it was to be cancelled it ends, as if that had come just after this."""
+    item = Enqueue.of(again)
+    waiting = msgspec.structs.replace(delivery, envelope=item.envelope, lost=0, suspect=False)
+    return Outcome(delivery, None, follow_ups=(item,), if_cancelled=cancelled(waiting))
 
 
 def _waiting(delivery: Delivery, message: Message) -> str:

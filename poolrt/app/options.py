@@ -214,7 +214,7 @@ def check_max_retries(number: int | None) -> int | None:
 
 def check_queue(queue: str) -> str:
     """``queue`` if it is a name; raises ConfigurationError."""
-    if not isinstance(queue, str) or not queue:
+    if not isinstance(queue, str) or not queue or "\0" in queue:  # as the inner queues of Redis have
         raise ConfigurationError(f"queue is a name, not {queue!r}")
     return queue
 

@@ -165,8 +165,8 @@ class Audit:
             verdict = self._look(task)
         elif verdict is None and self._singly:
             verdict = self._look_singly(task)
-        each = self._singly or (self._watches_descriptors and self._descriptors.wants_each)
-        self._skips = 0 if each else self._may_skip
+        of_descriptors = self._watches_descriptors and self._descriptors.wants_each
+        self._skips = 0 if self._singly or of_descriptors else self._may_skip
         return verdict
 
     def sample(self, task: str, runtime: float, outcome: Outcome) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from poolrt.app.cancelled import cancelled
+from poolrt.app.cancelled import cancelled, going_on
 from poolrt.app.canvas.failing import failing
 from poolrt.app.canvas.following import follow
 from poolrt.codec import PICKLE, encode_value, pickle
@@ -21,7 +21,6 @@ from poolrt.errors import ResultTooLarge
 from poolrt.message import (
     DEAD_TTL,
     Delivery,
-    Enqueue,
     ErrorInfo,
     Message,
     Outcome,
@@ -105,10 +104,8 @@ class Outcomes:
         return self.ended(delivery, message, TaskState.FAILED, type(error).__name__, str(error), runtime=runtime)
 
     def continued(self, delivery: Delivery, again: Message) -> Outcome:
-        """The task goes on as ``again``; if it was to be cancelled it ends, as if that had come just after this."""
-        item = Enqueue.of(again)
-        instead = cancelled(msgspec.structs.replace(delivery, envelope=item.envelope))
-        return Outcome(delivery, None, follow_ups=(item,), if_cancelled=instead)
+        """The task goes on as ``again``."""
+        return going_on(delivery, again)
 
     def ended(
         self, delivery: Delivery, message: Message, state: TaskState, kind: str, text: str,

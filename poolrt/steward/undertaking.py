@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from poolrt.app.cancelled import cancelled
+from poolrt.app.cancelled import cancelled, going_on
 from poolrt.app.canvas.failing import failing
 from poolrt.app.retrying import LIMITS, attempt_ended, most_retries, retry_of
 from poolrt.errors import DecodingError
@@ -22,7 +22,6 @@ from poolrt.incarnation import MARK, left_running, listed
 from poolrt.message import (
     DEAD_TTL,
     Delivery,
-    Enqueue,
     ErrorInfo,
     Message,
     Outcome,
@@ -186,7 +185,7 @@ class Undertaker:
                 if (most := most_retries(message, task.options)) is not None:
                     numbers["of"] = most + 1
                 self._tell(EventKind.TASK_REQUEUED, owner, message, command.cause, numbers)
-                return Outcome(delivery, None, follow_ups=(Enqueue.of(again),))
+                return going_on(delivery, again)
         self._tell(EventKind.TASK_FAILED, owner, message, command.cause, {"runtime": command.runtime})
         return self._ended(delivery, message, owner, TaskState.FAILED, kind, text, delivery.lost, command)
 

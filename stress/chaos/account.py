@@ -138,8 +138,10 @@ def _has_ended(ledger: Ledger, task_id: str) -> bool:
 
 
 def _after(runs: list[Run], cancel: Cancel) -> list[str]:
-    """Runs that began after it was known to have ended as cancelled."""
-    late = [run for run in runs if run.began > cancel.at and (cancel.waited or cancel.ended)]
+    """Runs that began after it was known to have ended as cancelled, or not to be there."""
+    if not (cancel.waited or cancel.ended or (cancel.sought and not cancel.told)):
+        return []
+    late = [run for run in runs if run.began > cancel.at]
     return [f"process {run.pid} began it {(run.began - cancel.at) / 1e6:.1f} ms after its cancel" for run in late]
 
 

@@ -50,12 +50,27 @@ class AofJournal:
     def read(self) -> dict[str, list[Entry]]:
         """What happened to each message, in order."""
         reader = _Reader()
+        for moment, transaction in self._transactions():
+            reader.take(moment, transaction)
+        return reader.lives
+
+    def mended_gates(self) -> set[str]:
+        """The gates whose slots in use a sweep had to count anew: somebody had not given one back."""
+        found = set()
+        for _, transaction in self._transactions():
+            written = [
+                (name.upper(), key.partition(b"}:")[2], *rest)
+                for name, key, *rest in (each for each in transaction if each[2:])
+            ]
+            if any(words[:2] == (b"SET", b"swept") for words in written):
+                found |= {words[2].decode(errors="replace") for words in written if words[:2] == (b"HSET", b"gates")}
+        return found
+
+    def _transactions(self) -> Iterator[tuple[float, list[Command]]]:
         files = sorted(self._folder.glob("appendonlydir/*.incr.aof")) or [self._folder / "appendonly.aof"]
         for path in files:
             with open(path, "rb") as file:
-                for moment, transaction in _transactions(file):
-                    reader.take(moment, transaction)
-        return reader.lives
+                yield from _transactions(file)
 
 
 def _transactions(file: BinaryIO) -> Iterator[tuple[float, list[Command]]]:

@@ -1,6 +1,7 @@
 """Who cancels while the storm goes on: tasks that wait, are delayed, wait behind a limit, or run.
 
 ``revoke`` says whether a task waited: then it has ended, and must never start. ``cancel`` ends one that runs as well.
+Some are cancelled by a filter of headers instead, which must find the task if it has not ended.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from poolrt import App
 from poolrt.errors import BrokerError
 from poolrt.states import TaskState
 from stress.chaos.faults import Call
-from stress.chaos.producer import Producer
+from stress.chaos.producer import MARK, Producer
 
 
 class Cancel(NamedTuple):
@@ -24,7 +25,9 @@ class Cancel(NamedTuple):
     ended: bool
     """Its record said so once the broker had answered."""
     told: bool
-    """Its node was told."""
+    """Its node was told; or, by a filter, it was found."""
+    sought: bool
+    """It was cancelled by a filter."""
     at: int
     """When all of this was known: CLOCK_MONOTONIC, ns."""
 
@@ -65,9 +68,16 @@ class Canceller(threading.Thread):
 
     def _cancel(self, task_id: str) -> Cancel:
         result = self._app.result(task_id)
-        waited = result.revoke()
-        told = not waited and result.cancel()
-        return Cancel(waited, result.state is TaskState.CANCELLED, told, time.monotonic_ns())
+        if sought := task_id.endswith("0"):
+            waited, told = False, self._app.cancel_where(headers={MARK: task_id}) > 0
+        else:
+            waited = result.revoke()
+            told = not waited and result.cancel()
+        return Cancel(waited, result.state is TaskState.CANCELLED, told, sought, time.monotonic_ns())
+
+    def left(self) -> int:
+        """How many planned cancels it has not made."""
+        return sum(task_id not in self.made and task_id not in self._producer.merged for _, task_id in self._planned)
 
     def stop(self) -> None:
         """Cancel no more."""

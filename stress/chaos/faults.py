@@ -145,6 +145,12 @@ def key_of(kind: str, number: int) -> str:
     return f"{kind}-{number % _KEYS[kind]}" if kind in _KEYS else kind
 
 
+def key_of_id(task_id: str) -> str:
+    """The same, by its id."""
+    kind, _, number = task_id.rpartition("-")
+    return key_of(kind, int(number))
+
+
 def attempts_of(kind: str, number: int) -> int:
     """The attempt with which a task ends."""
     if kind == "rated":

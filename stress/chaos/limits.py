@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from stress.chaos import journal
-from stress.chaos.faults import LIMITS, key_of
+from stress.chaos.faults import LIMITS, key_of_id
 
 if TYPE_CHECKING:
     from stress.chaos.account import Ledger, Run
@@ -91,9 +91,8 @@ def limits_kept(ledger: Ledger, signals: Iterable[Signal]) -> list[Kept]:
     runs: dict[str, list[Run]] = defaultdict(list)
     rules = {}
     for task_id, each in ledger.runs.items():
-        kind, _, number = task_id.rpartition("-")
+        kind, key = task_id.rpartition("-")[0], key_of_id(task_id)
         if kind in LIMITS and each:
-            key = key_of(kind, int(number))
             rules[key] = LIMITS[kind]
             runs[key] += each
     stops, kills = _stops_and_kills(signals)
@@ -107,7 +106,7 @@ def _kept(
     starts = [Start(earliest(run.began / 1e9, stops.get(run.pid, [])), run.began / 1e9) for run in runs]
     burst = most_above(starts, rate) if rate else 0.0
     raw = most_above([Start(start.at, start.at) for start in starts], rate) if rate else 0.0
-    late = sum(start.at - start.earliest > LATE for start in starts)
+    late = sum(start.at - start.earliest > LATE + 1e-6 for start in starts)
     spans = [(run.began, run.ended or _death(run, kills)) for run in runs]
     cut = sum(not run.ended for run in runs)
     return Kept(key, len(runs), rate, burst, raw, late, slots, most_at_a_time(spans), cut)
@@ -168,9 +167,8 @@ def unique_kept(lives: Mapping[str, list[journal.Entry]]) -> dict[str, int]:
     """For each unique key, how many of its tasks waited or ran at a time, at most."""
     steps: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
     for task_id, life in lives.items():
-        kind, _, number = task_id.rpartition("-")
-        if kind == "unique":
-            steps[key_of(kind, int(number))] += [(entry.order, entry.what, task_id) for entry in life]
+        if task_id.startswith("unique-"):
+            steps[key_of_id(task_id)] += [(entry.order, entry.what, task_id) for entry in life]
     found = {}
     for key, changes in sorted(steps.items()):
         there: set[str] = set()

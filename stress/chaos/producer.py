@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Final
 
 from poolrt import App
 from poolrt.errors import BrokerError
 from stress.chaos.faults import Call
+
+MARK: Final = "storm-id"
+"""The header that has the task's id."""
 
 
 class Producer(threading.Thread):
@@ -43,12 +47,17 @@ class Producer(threading.Thread):
     def _enqueue(self, call: Call) -> None:
         arguments = (*call.arguments, time.time() + call.countdown) if call.kind == "delayed" else call.arguments
         result = self._app.tasks[call.kind].apply_async(
-            arguments, task_id=call.id, priority=call.priority, countdown=call.countdown or None, queue=call.queue
-        )
+            arguments, task_id=call.id, priority=call.priority, countdown=call.countdown or None, queue=call.queue,
+            headers={MARK: call.id},
+        )  # fmt: skip
         if result.id == call.id:
             self.accepted[call.id] = call
         else:
             self.merged[call.id] = result.id
+
+    def left(self) -> int:
+        """How many planned calls nobody knows to be enqueued."""
+        return sum(not self.knows(call.id) for call in self._planned)
 
     def stop(self) -> None:
         """Enqueue no more."""

@@ -118,6 +118,7 @@ class RedisStore:
             for key, packed in zip(gates[::2], gates[1::2], strict=True)
             if (busy := msgspec.msgpack.decode(packed.encode(errors="surrogateescape"))[4])
         ]
+        found += [f"a sweep found slots in use of the gate {key} that were not" for key in self.journal.mended_gates()]
         for key in sorted(self._ask("KEYS", "*")):
             kind, _, rest = key.partition("}:")[2].partition(":")
             if (kind in _OF_NO_TASK and not rest) or kind in _OF_NO_TASK_EACH:

@@ -67,7 +67,7 @@ class Size(NamedTuple):
 
 SIZES: Final = {
     "small": Size(1000, 80, 0.4, 60, slow=False),
-    "full": Size(10_000, 110, 0.4, 120, slow=True),
+    "full": Size(10_000, 110, 0.4, 180, slow=True),
 }
 
 

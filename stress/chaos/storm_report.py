@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stress.chaos import account, limits
+from stress.chaos import account, faults, limits
 from stress.chaos.canceller import Canceller
 from stress.chaos.faults import Fault
 from stress.chaos.journal import Entry
@@ -69,11 +69,18 @@ def report_limits(
     cancels = canceller.made.values()
     print(
         f"{len(cancels)} cancels: {sum(each.waited for each in cancels)} of tasks that waited, "
-        f"{sum(each.told for each in cancels)} of tasks that a child had; "
+        f"{sum(each.told for each in cancels)} of tasks that a child had or a filter found; "
         f"{made.total('cancelled')} ended as cancelled, {made.after_cancel} started after that was acknowledged"
     )
     wrong = [text for each in kept for text in each.wrong()]
     wrong += [f"{count} tasks of {key} were there at a time" for key, count in unique.items() if count > 1]
+    wrong += [
+        f"{task_id} was refused for {holder}, which has another key, or was never there"
+        for task_id, holder in producer.merged.items()
+        if holder not in lives or faults.key_of_id(holder) != faults.key_of_id(task_id)
+    ]
+    if producer.left() or canceller.left():
+        wrong.append(f"{producer.left()} calls and {canceller.left()} cancels were not made")
     return wrong
 
 

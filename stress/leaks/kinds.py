@@ -231,6 +231,22 @@ class Memory(Leaks):
         return True
 
 
+@kind(LeakKind.MEMORY)
+class Objects(Memory):
+    """300 small dicts, 100 KiB: each collection of all of them takes longer than the one before."""
+
+    def leak(self) -> None:
+        self.kept.append([{"id": number, "value": str(number)} for number in range(300)])
+
+
+@kind(LeakKind.MEMORY)
+class Strings(Memory):
+    """800 small strings, 100 KiB: no collection looks at them, but at the lists that hold them."""
+
+    def leak(self) -> None:
+        self.kept.append([bytes(100) for _ in range(800)])
+
+
 @kind(LeakKind.STATE)
 class State(Leaks):
     """Another working directory."""

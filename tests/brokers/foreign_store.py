@@ -13,14 +13,15 @@ from poolrt.brokers.redis import RedisBroker
 from poolrt.clock import FakeClock
 from poolrt.errors import BrokerDamaged, Fenced
 from poolrt.hygiene.findings import LeakKind, LeakRow
-from poolrt.message import Delivery, Enqueue, Outcome, Owner, new_task_id
+from poolrt.message import Delivery, Enqueue, Filled, NewGroup, Outcome, Owner, Record, encode_record, new_task_id
 from poolrt.states import TaskState
-from poolrt.terms import Gate, Unique
+from poolrt.terms import Gate, Slot, Unique
 from tests.servers import Server
 
 SLOT = Gate("slot", slots=1)
 TOKEN = Gate("token", rate=0.01)
 LEAK = LeakRow(LeakKind.FILES, "t", "/tmp/x", 1, 1, 5.0, 5.0, "it leaves /tmp/x")
+A_RECORD = encode_record(Record(TaskState.FAILED, "t", 1.0))
 
 
 class Store:
@@ -67,8 +68,13 @@ class Store:
         return self.child.settle(outcomes, reserve, self.n).deliveries
 
     def fill(self) -> dict[str, str]:
-        """Messages in each state, and records: their ids by what they are."""
-        ids = {"failed": self.put(), "succeeded": self.put(), "suspect": self.put(), "held": self.put()}
+        """Messages in each state, records, and a group: their ids by what they are."""
+        members = [Enqueue("g.0", b"", "default", 0, None), Enqueue("g.1", b"", "default", 0, self.clock.wall() + 100)]
+        self.broker.enqueue(members, [NewGroup("g", 2, Enqueue("body", b"", "default", 0, None), 1e6)])
+        (member,) = self.settle([], 1)
+        self.settle([Outcome(member, TaskState.SUCCEEDED, b"r", filled=Filled(Slot("g", 0)))], 0)
+        ids = {"member": "g.1", "body": "body"}
+        ids |= {"failed": self.put(), "succeeded": self.put(), "suspect": self.put(), "held": self.put()}
         failed, succeeded = self.settle([], 2)
         self.settle([Outcome(failed, TaskState.FAILED, b"r"), Outcome(succeeded, TaskState.SUCCEEDED, b"r")], 0)
         self.broker.join("other", "neighbour")
@@ -131,7 +137,7 @@ class Store:
         held: list[Delivery] = []
         for _ in range(40):
             try:
-                held = self.settle([Outcome(each, TaskState.SUCCEEDED, b"ran") for each in held], 3)
+                held = self.settle(list(map(self.ran_well, held)), 3)
                 self.ran |= {each.task_id for each in held}
                 self.envelopes |= {each.envelope for each in held}
                 if not held:
@@ -144,6 +150,10 @@ class Store:
         else:
             pytest.fail("it never ends")
         self.release_what_is_left()
+
+    def ran_well(self, held: Delivery) -> Outcome:
+        filled = Filled(Slot("g", 1)) if held.task_id == "g.1" else None
+        return Outcome(held, TaskState.SUCCEEDED, b"ran", filled=filled)
 
     def resume(self, held: list[Delivery]) -> list[Delivery]:
         known = {(each.n, each.i): each for each in held}

@@ -71,13 +71,14 @@ def test_sizes_and_batches(broker: Broker, worker: Worker, size: int) -> None:
 def test_a_slot_is_filled_once(broker: Broker, worker: Worker) -> None:
     """By two messages in one settle, and again in another: it counts once; so does one that is none of the group's."""
     others = ["again", "twice", "beyond", "below"]
-    broker.enqueue([*members("g", 2), *map(item, others)], [a_group(2)])
-    first, second, again, twice, beyond, below = worker.take()
+    broker.enqueue([*members("g", 3), *map(item, others)], [a_group(3)])
+    first, second, third, again, twice, beyond, below = worker.take()
     slot = Slot("g", 0)
     assert worker.end(done(first), done(again, slot), reserve=9) == ([], 0)
+    assert worker.end(done(second), reserve=9) == ([], 0)
     assert worker.end(done(twice, slot), reserve=9) == ([], 0)
-    assert worker.end(done(beyond, Slot("g", 2)), done(below, Slot("g", -1)), reserve=9) == ([], 0)
-    assert ids(worker.end(done(second), reserve=9)[0]) == ["g-body"]
+    assert worker.end(done(beyond, Slot("g", 3)), done(below, Slot("g", -1)), reserve=9) == ([], 0)
+    assert ids(worker.end(done(third), reserve=9)[0]) == ["g-body"]
 
 
 def test_a_settle_that_comes_again_fills_nothing(broker: Broker, worker: Worker) -> None:
@@ -217,6 +218,7 @@ def test_members_that_fail_in_one_settle(broker: Broker, worker: Worker) -> None
     got, _ = worker.end(done(first), failed(second), failed(third), reserve=9)
     assert ids(got) == ["sorry"]
     assert state(broker, "g-body") is FAILED
+    assert broker.find("") is None  # it has no last step
 
 
 def test_errbacks_that_have_ended_do_not_come_again(broker: Broker, worker: Worker) -> None:
@@ -362,7 +364,8 @@ def test_a_group_past_its_ttl(broker: Broker, worker: Worker, clock: FakeClock) 
     """It is neither filled nor fails, swept or not; one of its id can be made anew, with nothing filled."""
     broker.enqueue(members("g", 2), [a_group(2, ttl=10)])
     broker.enqueue(members("h", 2), [a_group(2, "h", ttl=10)])
-    (first, second, *of_h) = worker.take()
+    broker.enqueue(members("k", 1), [a_group(1, "k", ttl=10)])
+    (first, second, *of_h, of_k) = worker.take()
     worker.end(done(first))
     clock.advance(9)
     broker.purge()
@@ -371,7 +374,8 @@ def test_a_group_past_its_ttl(broker: Broker, worker: Worker, clock: FakeClock) 
     clock.advance(2)
     assert worker.end(done(second), reserve=1)[0][0].task_id == "h-body"
     assert not broker.fail_group("g", WHY)
-    assert kept(broker, "g-body") is None
+    worker.end(failed(of_k))
+    assert kept(broker, "g-body") is kept(broker, "k-body") is None
     broker.enqueue([item("one"), item("two")], [a_group(2, ttl=10)])
     one, two = worker.take()
     assert worker.end(done(one, Slot("g", 0)), reserve=9) == ([], 0)

@@ -208,22 +208,25 @@ def test_its_next_attempt(broker: Broker, child: Child, put: Put) -> None:
     assert broker.to_cancel("inc") == []
 
 
-def test_its_next_attempt_after_a_word_on_another_delivery(broker: Broker, child: Child, put: Put) -> None:
-    """A word goes when the delivery is put back: who holds the message next, under the same number, goes on."""
+@pytest.mark.parametrize("slot", [0, 1])
+def test_its_next_attempt_after_a_word_on_another_delivery(broker: Broker, child: Child, put: Put, slot: int) -> None:
+    """A word goes when the delivery is put back: who holds the message next goes on, be it the same child under another
+    number, or another one under the same."""
     (task,) = put()
     client = child()
     (held,) = client.settle([], 1, 1).deliveries
     assert broker.cancel_held(task)
     client.release([held])
-    other = child(1)
-    (held,) = other.settle([], 1, 1).deliveries
-    other.settle([going_on(held)], 0, 2)
+    other = child(1) if slot else client
+    n = 1 if slot else 2
+    (held,) = other.settle([], 1, n).deliveries
+    other.settle([going_on(held)], 0, n + 1)
     found = broker.find(task)
     assert found is not None
     assert found.state is TaskState.QUEUED
-    (held,) = other.settle([], 1, 3).deliveries
+    (held,) = other.settle([], 1, n + 2).deliveries
     assert broker.cancel_held(task)
-    broker.bury(Owner("inc", 1, 1), going_on(held))
+    broker.bury(Owner("inc", slot, 1), going_on(held))
     found = broker.find(task)
     assert found is not None
     assert (found.state, found.record) == (TaskState.CANCELLED, b"record")

@@ -96,6 +96,13 @@ def test_a_client_enqueues_it(broker: Broker, worker: Worker) -> None:
     assert broker.find("end") is None
 
 
+def test_it_is_enqueued_and_its_queue_emptied(broker: Broker) -> None:
+    """Then it has ended without a record, as any other message."""
+    broker.enqueue([item("step", last="end"), item("end")])
+    assert broker.empty("default") == 2
+    assert broker.find("end") is None
+
+
 def test_what_ends_beside_an_outcome(broker: Broker, worker: Worker) -> None:
     """``also``: its records are kept, but not over another nor of a message, and nothing follows under their ids."""
     broker.enqueue([item("step", last="end"), item("ended"), item("queued")])
@@ -163,6 +170,14 @@ def test_a_body_that_ended_ahead(broker: Broker, worker: Worker) -> None:
     assert kept(broker, "g-body") == kept(broker, "h-body") == record
 
 
+def test_a_last_step_that_ended_ahead(broker: Broker, worker: Worker) -> None:
+    """A body before it is enqueued all the same, and leaves it that record."""
+    broker.enqueue(members("g", 1), [a_group(1, last="end")])
+    assert broker.end_ahead([("end", WHY)], 1000) == [True]
+    assert ids(worker.end(done(worker.take()[0]), reserve=9)[0]) == ["g-body"]
+    assert kept(broker, "end") == WHY
+
+
 def test_a_retry_drops_the_record_of_the_last_step(broker: Broker, worker: Worker) -> None:
     """It is planned again; not by a retry that does nothing."""
     broker.enqueue([item("step", last="end"), item("other")])
@@ -225,6 +240,7 @@ def test_who_watches_is_told(broker: Broker, worker: Worker, way: str) -> None:
         watch.add(["end"])
         assert watch.ended() == []
         assert not select.select([watch.fileno()], [], [], 0.05)[0]
+        assert watch.patience() != 0
         end_of(way, broker, held, worker)
         ended = watch.ended()
         while not ended:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import hypothesis.strategies as st
-import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
 
 from poolrt.brokers.redis import calls
 from poolrt.brokers.redis.channel import Deadline
 from poolrt.brokers.redis.mending import repair
-from poolrt.brokers.redis.wire import is_readable
 from poolrt.errors import BrokerDamaged, Fenced
-from poolrt.hygiene.findings import LeakTable
-from poolrt.message import Enqueue, Outcome, Owner, Requeue, new_task_id
+from poolrt.message import Enqueue, Filled, NewGroup, Outcome, Owner, new_task_id
 from poolrt.states import TaskState
-from poolrt.terms import Gate, Unique
-from tests.brokers.foreign_store import LEAK, Store, living
+from poolrt.terms import Gate, Slot, Unique
+from tests.brokers.foreign_store import A_RECORD, Store, living
 from tests.brokers.waiter import Waiter
 from tests.servers import Server
 
@@ -37,7 +32,7 @@ KEYS = [
     "gone", "queues", "wake:default", "wake", "res", "expiry", "ended:failed", "ended:succeeded", "ended:cancelled",
     "seq", "waiters", "cancel", "leaks", "quarantine", "gates", "opens", "slots", "unique", "behind:default",
     "open:default", "ready:default\0slot", "ready:default\0token",
-    "ready:default\0open", "swept",
+    "ready:default\0open", "swept", "group:g", "filled:g", "groups", "planned",
 ]  # fmt: skip
 KINDS: dict[str, tuple[object, ...]] = {
     "string": ("SET", "not poolrt's"),
@@ -67,7 +62,7 @@ def test_a_key_of_another_program(store: Store, name: str, kind: str) -> None:
     command, *rest = KINDS[kind]
     store.call(str(command), name, *rest)
     store.go_on()
-    expected = living(ids) if name != "msg" else set()
+    expected = living(ids) - ({"body"} if name == "group:g" else set()) if name != "msg" else set()
     assert (expected | {store.new}) - store.ran == set()
     assert store.without_record(expected | {store.new}) == []
     used = name not in {"gone", "waiters", "ended:cancelled", "wake", "quarantine", "expiry", "ended:failed", "swept"}
@@ -114,6 +109,60 @@ def test_the_end_of_a_task_is_not_lost(store: Store, name: str) -> None:
     if second.envelope not in store.envelopes:
         assert {each.id for each in (retry, *links[1:])} - store.ran == set()
     assert store.without_record({first.task_id, second.task_id, other.task_id}) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["group:g", "filled:g", "groups", "planned", "res", "expiry", "ended:failed", "delayed", "unique",
+             "ready:link", "wake:link", "group:outer", "filled:outer", "seq"],
+)  # fmt: skip
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_end_of_a_member_is_not_lost(store: Store, name: str, *, fails: bool) -> None:
+    """A settle that meets another program's key does all that it does to its groups, or nothing, and is done again."""
+    link = Enqueue("body", b"link", "link", 0, None, last="end")
+    errback = Enqueue("errback", b"link", "link", 0, None)
+    outer = NewGroup("outer", 1, link._replace(id="outer-body", last=""), 1000, None, (errback._replace(id="sorry"),))
+    inner = NewGroup("g", 2, link, 1000, Slot("outer", 0), (errback,))
+    members = [Enqueue(f"g.{index}", b"", "default", 0, None) for index in (0, 1)]
+    store.broker.enqueue(members, [outer, inner])
+    first, second = store.settle([], 2)
+    store.settle([Outcome(first, TaskState.SUCCEEDED, A_RECORD, filled=Filled(Slot("g", 0)))], 0)
+    store.call("DEL", name)
+    store.call("XADD", name, "*", "not", "poolrt's")
+    filled = Filled(Slot("g", 1), A_RECORD if fails else None)
+    outcome = Outcome(second, TaskState.FAILED, A_RECORD, filled=filled)
+    for _ in range(3):
+        try:
+            store.settle([outcome], 0)
+            break
+        except BrokerDamaged:
+            if not store.resume([second]):
+                break
+    ran = {each.task_id for each in store.settle([], 9)}
+    if name == "group:g":
+        assert ran == set()
+    elif fails:
+        assert ran == {"errback"} | ({"sorry"} if name != "group:outer" else set())
+        for ended in ("body", "end"):
+            found = store.broker.find(ended)
+            assert found
+            assert found.record == A_RECORD
+    else:
+        assert ran == {"body"}
+        assert store.broker.find("end").state is TaskState.PLANNED
+    assert store.without_record({"g.1"}) == ["g.1"]  # it has one of another text
+    assert store.broker.find("g.1").record == A_RECORD
+
+
+def test_the_list_of_groups_is_made_anew(store: Store) -> None:
+    """Where another program's key was in its place: what is past its time is deleted as ever."""
+    store.broker.enqueue([], [NewGroup("g", 2, Enqueue("body", b"", "default", 0, None), 1000)])
+    store.call("DEL", "groups")
+    store.call("SET", "groups", "not poolrt's")
+    store.broker.purge()
+    assert store.call("ZRANGE", "groups", 0, -1) == ["g"]
+    store.clock.advance(1001)
+    store.broker.purge()
+    assert store.call("EXISTS", "group:g") == 0
 
 
 def test_a_delayed_message_keeps_its_time(store: Store) -> None:
@@ -185,149 +234,6 @@ def test_who_was_registered_in_such_a_key_is_barred(store: Store, name: str) -> 
     assert (again.task_id, again.suspect) == (task, True)
 
 
-GARBAGE = {
-    "empty": b"", "text": b"hello", "number": b"\x01", "bytes": bytes(range(256)), "nothing": b"\xc0",
-    "too short": msgspec.msgpack.encode([1, 0, 0, 0]),
-    "wrong types": msgspec.msgpack.encode(["1", None, {}, 0.5, "now", 7, 7, 7, 7]),
-    "no priority": b"\x99" + msgspec.msgpack.encode([1, 0, 0, 77, 1.0, "default", "t", "id", "e"])[1:],
-    "many lost": b"\x99" + msgspec.msgpack.encode([1, "many", 0, 0, 1.0, "default", "t", "id", "e"])[1:],
-    "no envelope": b"\x99" + msgspec.msgpack.encode([1, 0, 0, 0, 1.0, "default", "t", "id", 5])[1:],
-    "not a number": b"\x99" + msgspec.msgpack.encode([1, 0, 0, float("nan"), 1.0, "default", "t", "id", "e"])[1:],
-    "wide number": b"\x99\xd3" + bytes(7) + b"\x01\x00\x00\x00" + msgspec.msgpack.encode([1.0, "q", "t", "i", "e"])[1:],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("where", ["queued", "another", "suspect", "delayed", "held"])
-@pytest.mark.parametrize("what", GARBAGE)
-def test_garbage_for_a_message(store: Store, what: str, where: str) -> None:
-    """It is kept in the quarantine; all others run, and nothing is counted as waiting or held any more."""
-    ids = store.fill()
-    bad = ids.pop(where)
-    store.call("HSET", "msg", bad, GARBAGE[what])
-    assert store.broker.find(bad) is not None
-    store.broker.peek("default")
-    store.broker.to_cancel("inc")
-    store.go_on()
-    assert living(ids) - store.ran == set()
-    if not is_readable(GARBAGE[what]):
-        assert bad not in store.ran
-        assert [reason for reason in store.reasons() if bad in reason]
-
-
-@pytest.mark.parametrize("way", ["bury", "requeue", "rescue", "release", "recall", "cancel", "move", "empty"])
-@pytest.mark.parametrize("what", GARBAGE)
-def test_garbage_is_met_by_everybody(store: Store, what: str, way: str) -> None:
-    """Whoever puts back, moves or ends it neither fails nor loses the others."""
-    good, bad = store.put(), store.put()
-    owner = Owner("inc", 0, 1)
-    held = store.settle([], 2) if way in {"bury", "requeue", "rescue", "release", "recall"} else []
-    store.call("HSET", "msg", bad, GARBAGE[what])
-    match way:
-        case "bury":
-            store.broker.bury(owner, None)
-        case "requeue":
-            store.broker.bury(owner, Requeue(held[1], 5.0))
-        case "rescue":
-            store.broker.rescue("inc", [Requeue(held[1], 0)], suspect=True)
-        case "release":
-            store.child.release(held)
-        case "recall":
-            store.broker.recall(owner, (0, 0), 1)
-        case "cancel":
-            with pytest.raises(BrokerDamaged) if store.broker.find(bad).state is TaskState.QUEUED else no_error():
-                store.broker.cancel(bad, lambda delivery: Outcome(delivery, TaskState.CANCELLED, b""))
-        case "move":
-            store.broker.move("default", "elsewhere")
-        case "empty":
-            store.broker.empty("default", 1)
-            good = store.put()
-    if way in {"bury", "requeue", "rescue"}:
-        store.restart()
-    store.go_on()
-    assert good in store.ran
-
-
-class no_error:  # noqa: N801  used as pytest.raises is
-    """Nothing is to be raised."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def test_unknown_ids(store: Store) -> None:
-    """Ids without a message, in a queue, among the delayed and held: named in the quarantine, and passed over."""
-    ids = store.fill()
-    store.call("ZADD", "ready:default", 0, b"\xff\xfe", 1, "unknown")
-    store.call("ZADD", "delayed", 0, "delayed-unknown")
-    store.call("HSET", "held:inc/0.1", 99, msgspec.msgpack.encode(["held-unknown"]))
-    store.go_on()
-    assert living(ids) - store.ran == set()
-    reasons = store.reasons()
-    assert sum("there is no message of this id" in reason for reason in reasons) == 4, reasons
-
-
-def test_garbage_for_a_record(store: Store) -> None:
-    """``find`` says so, the list of records goes on without it, and it can be dropped."""
-    ids = store.fill()
-    store.call("HSET", "res", ids["failed"], b"\xff")
-    with pytest.raises(BrokerDamaged, match="forget"):
-        store.broker.find(ids["failed"])
-    assert store.broker.ended(TaskState.FAILED) == []
-    assert store.broker.forget(ids["failed"])
-    assert store.broker.find(ids["failed"]) is None
-
-
-GARBAGE_LEAKS = {
-    "text": b"hello", "empty": b"", "too short": msgspec.msgpack.encode(["files", "t", "x", 1, 1, 5.0, 5.0, "r"]),
-    "wrong types": msgspec.msgpack.encode(["files", "t", "x", "1", 1, 5.0, 5.0, "r", ""]),
-    "less than nothing": msgspec.msgpack.encode(["files", "t", "x", -1, 1, 5.0, 5.0, "r", ""]),
-    "not a time": msgspec.msgpack.encode(["files", "t", "x", 1, 1, 5.0, float("nan"), "r", ""]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", GARBAGE_LEAKS)
-def test_garbage_for_a_leak(store: Store, what: str) -> None:
-    """It is put into the quarantine by whoever meets it: who adds to it, who reads, and who looks for the oldest."""
-    field = msgspec.msgpack.encode(LEAK.key)
-    store.call("HSET", "leaks", field, GARBAGE_LEAKS[what], "other", GARBAGE_LEAKS[what])
-    store.broker.note_leaks([LEAK], call="adds to it")
-    assert store.call("HLEN", "leaks") == 2
-    assert store.broker.leaks() == [LEAK]
-    assert store.call("HLEN", "leaks") == 1
-    assert len([reason for reason in store.reasons() if "no row of what tasks left behind" in reason]) == 2
-    store.call("HSET", "leaks", "other", GARBAGE_LEAKS[what])
-    many = [msgspec.structs.replace(LEAK, what=f"/tmp/{number}") for number in range(LeakTable.MOST_ROWS)]
-    store.broker.note_leaks(many, call="makes it look for the oldest")
-    assert len(store.broker.leaks()) == LeakTable.MOST_ROWS
-    assert store.call("HEXISTS", "leaks", "other") == 0
-
-
-def test_a_leak_of_a_newer_poolrt(store: Store) -> None:
-    """A kind that is unknown here is left out and kept, and so is one whose text is none; a longer row is read."""
-    newer = [[*msgspec.structs.astuple(LEAK), "more"], ["comets", "t", "x", 1, 1, 5.0, 5.0, "r", ""]]
-    for row in newer:
-        store.call("HSET", "leaks", msgspec.msgpack.encode(row[:3]), msgspec.msgpack.encode(row))
-    store.call(
-        "HSET", "leaks", "odd", msgspec.msgpack.encode(["files", "t", "x", 1, 1, 5, 5, "?", ""]).replace(b"?", b"\xff")
-    )
-    assert store.broker.leaks() == [LEAK]
-    store.broker.note_leaks([LEAK], call="again")
-    assert [row.count for row in store.broker.leaks()] == [2]
-    assert store.call("HLEN", "leaks") == 3
-    assert store.broker.forget_leaks() == 3
-
-
-def test_garbage_for_what_is_held(store: Store) -> None:
-    """A child whose list of held messages is garbage holds nothing; what it held runs again."""
-    task = store.put()
-    store.settle([], 1)
-    store.call("HSET", "held:inc/0.1", "1", b"\xff\x00", "x", "y")
-    store.call("SET", "wake:default", "not poolrt's")
-    store.go_on()
-    assert {task, store.new} <= store.ran
-
-
 def test_a_repair_that_takes_long(store: Store) -> None:
     """It does not hold its caller for longer than its timeout: a steward's tick goes on where it stopped."""
     items = [Enqueue(new_task_id(), b"", "default", 0, None) for _ in range(5000)]
@@ -380,7 +286,7 @@ OF_TERMS = ["gates", "opens", "unique", "behind:default", "open:default", "ready
 
 
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("key", ["ready:default", "wake:default", "wake", "delayed", "queues", *OF_TERMS])
+@pytest.mark.parametrize("key", ["ready:default", "wake:default", "wake", "delayed", "planned", "queues", *OF_TERMS])
 def test_an_enqueue_that_meets_another_programs_key(store: Store, key: str, count: int) -> None:
     """It is repeated after the repair as the same call: nothing is stored again that has run meanwhile."""
     store.call("DEL", key)
@@ -402,52 +308,3 @@ def test_an_enqueue_that_meets_another_programs_key(store: Store, key: str, coun
         store.broker.enqueue(items)
     ran += [each.task_id for each in store.settle([], 5)]
     assert sorted(ran) == sorted(each.id for each in items)
-
-
-@st.composite
-def damaged(draw: Any) -> Callable[[bytes], bytes]:
-    """What happens to a stored message: other bytes for it, or some of its own changed, cut off or added."""
-    kind = draw(st.sampled_from(["other", "change", "cut", "add"]))
-    at, by = draw(st.integers(0, 200)), draw(st.binary(min_size=1, max_size=20))
-    return {
-        "other": lambda _: by,
-        "change": lambda value: value[: at % len(value)] + by[:1] + value[at % len(value) + 1 :],
-        "cut": lambda value: value[: at % len(value)],
-        "add": lambda value: value + by,
-    }[kind]
-
-
-@given(damage=damaged(), where=st.sampled_from(["queued", "another", "suspect", "delayed", "held"]))
-@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-def test_any_damage(redis_server: Server, damage: Callable[[bytes], bytes], where: str) -> None:
-    """Whatever becomes of one message's bytes, the others run and nothing stays behind."""
-    store = Store(redis_server)
-    try:
-        ids = store.fill()
-        bad = ids.pop(where)
-        value = store.call("HGET", "msg", bad).encode(errors="surrogateescape")
-        store.call("HSET", "msg", bad, damage(value))
-        store.go_on()
-        assert living(ids) - store.ran == set()
-    finally:
-        store.close()
-
-
-@pytest.mark.parametrize(
-    ("command", "name", "rest"),
-    [
-        ("HSET", "queues", ("default", "garbage")),
-        ("HSET", "own:inc", ("floor.0.1", "garbage")),
-        ("HSET", "own:inc", ("bar.0", "garbage")),
-        ("SET", "seq", (str(2**63 - 1),)),
-    ],
-    ids=["the state of a queue", "a floor", "a bar", "a counter at its end"],
-)
-def test_a_value_that_is_none_of_ours_stops_nobody(
-    store: Store, command: str, name: str, rest: tuple[str, ...]
-) -> None:
-    """What a key holds is damaged, its type is ours: messages are taken and given out all the same."""
-    store.fill()
-    store.call(command, name, *rest)
-    store.go_on()
-    assert store.new in store.ran

@@ -145,6 +145,15 @@ def test_the_file_tells_of_a_dropped_task(aof):
     assert f"it was {UNHELD}" in aof.wrong("x")
 
 
+def test_the_file_tells_of_a_slot_that_was_lost(aof):
+    """A sweep writes a gate only if it counts its slots anew."""
+    aof.transaction(("HSET", "{poolrt}:gates", "one", "x"), ("HSET", "{poolrt}:slots", "task", "one"))
+    aof.transaction(("SET", "{poolrt}:swept", "1"), ("HDEL", "{poolrt}:slots", "task"))
+    assert AofJournal(aof.folder).mended_gates() == set()
+    aof.transaction(("SET", "{poolrt}:swept", "2"), ("HSET", "{poolrt}:gates", "two", "x"))
+    assert AofJournal(aof.folder).mended_gates() == {"two"}
+
+
 @pytest.mark.parametrize(("lives", "again"), [(2, 1), (3, 0)])
 def test_the_account_admits_one_repeated_enqueue_of_what_leaves_no_record(place, lives, again):
     """Nobody remembers its id once it has ended; but a third time is no answer that was lost."""

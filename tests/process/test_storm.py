@@ -130,17 +130,19 @@ def test_the_account_sees_what_became_of_a_cancel(doctored):
     """One that was acknowledged ends the task for good; nobody else's does."""
     doctored.record = Record(TaskState.CANCELLED, "value", 0.0)
     assert "nobody cancelled it" in doctored.wrong()
-    doctored.cancels = {ID: Cancel(waited=True, ended=True, told=False, at=1500)}
+    doctored.cancels = {ID: Cancel(waited=True, ended=True, told=False, sought=False, at=1500)}
     assert not doctored.wrong()  # it had begun before, was cut, and waited for its next delivery
     doctored.lines = [f"start {ID} 1 0 100 1600"]
     assert "process 100 began it 0.0 ms after its cancel" in doctored.wrong()
-    doctored.cancels = {ID: Cancel(waited=False, ended=False, told=True, at=1500)}
+    doctored.cancels = {ID: Cancel(waited=False, ended=False, told=True, sought=False, at=1500)}
     assert not doctored.wrong()  # the word was on its way
+    doctored.cancels = {ID: Cancel(waited=False, ended=False, told=False, sought=True, at=1500)}
+    assert "process 100 began it" in doctored.wrong()  # the filter had not found it
 
 
 def test_the_account_sees_a_cancel_that_was_forgotten(doctored):
     """It may not end otherwise."""
-    doctored.cancels = {ID: Cancel(waited=True, ended=True, told=False, at=2500)}
+    doctored.cancels = {ID: Cancel(waited=True, ended=True, told=False, sought=False, at=2500)}
     assert "it had been acknowledged as cancelled" in doctored.wrong()
 
 

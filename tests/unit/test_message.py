@@ -27,6 +27,7 @@ from poolrt.message import (
     encode_message,
     encode_record,
     new_task_id,
+    record_state,
 )
 from poolrt.states import TaskState
 
@@ -91,6 +92,7 @@ def test_message_comes_back_as_it_was(message: Message) -> None:
 def test_record_comes_back_as_it_was(record: Record) -> None:
     """Every field of every record survives its stored form."""
     assert decode_record(encode_record(record)) == record
+    assert record_state(encode_record(record)) is record.state
 
 
 def test_newer_fields_are_ignored() -> None:
@@ -108,7 +110,7 @@ def test_older_messages_have_fewer_fields(written: int) -> None:
         assert getattr(older, field.name) == field.default
 
 
-@pytest.mark.parametrize("decode", [decode_message, decode_record])
+@pytest.mark.parametrize("decode", [decode_message, decode_record, record_state])
 @pytest.mark.parametrize("version", [2, 3, 31])
 def test_newer_version_is_refused_by_name(decode: object, version: int) -> None:
     """An envelope of a later version is not guessed at: the error names both versions and what to do."""
@@ -116,7 +118,7 @@ def test_newer_version_is_refused_by_name(decode: object, version: int) -> None:
         decode(envelope_of([], version))  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("decode", [decode_message, decode_record])
+@pytest.mark.parametrize("decode", [decode_message, decode_record, record_state])
 @pytest.mark.parametrize(
     ("foreign", "said"),
     [
@@ -160,7 +162,7 @@ def test_endless_nesting_is_refused() -> None:
 @given(st.binary())
 def test_random_bytes_never_raise_anything_else(noise: bytes) -> None:
     """Whatever stands in the queue, reading it gives a message or a DecodingError."""
-    for decode in (decode_message, decode_record):
+    for decode in (decode_message, decode_record, record_state):
         for envelope in (noise, b"\x01" + noise):
             try:
                 decode(envelope)

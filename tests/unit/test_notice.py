@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from poolrt import notice
 from poolrt.board import Running
 from poolrt.events import Event, EventKind
-from poolrt.hygiene.findings import Finding, LeakKind, row_of
+from poolrt.hygiene.findings import Finding, LeakKind, Rest, row_of
 from poolrt.posix.unix_sockets import seqpacket_pair
 
 FINDING = Finding(LeakKind.CONNECTIONS, "shop.fetch", "db:5432", 3, 30, "3 connections to db:5432", "a.py:1 in f")
@@ -32,6 +32,7 @@ SAMPLES: list[notice.Notice] = [
     notice.BootFailed("Traceback …"),
     notice.Trouble("BrokerBusy: …"),
     notice.Found(FINDING, 5.0, "id"),
+    notice.Ran(Rest((LeakKind.FILES,), "shop.fetch", 30, [(LeakKind.FILES, "/x", 2, 12)])),
     notice.Bury(1, 3, 7, 5, 99, "killed by SIGSEGV", "lost", 1.5),
     notice.Reclaim(2, "inc", (Running(0, 1, 2, 3),)),
     notice.Reclaim(2, "inc", None),

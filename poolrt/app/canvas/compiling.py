@@ -5,14 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from poolrt.app.calls import PLAIN, CallOptions, message_of
 from poolrt.app.canvas.ids import bounded, derived, group_id, step_ids
 from poolrt.app.canvas.parts import CallPart, FanPart, Part, Parts, awaited, inherited, with_ends
-from poolrt.app.canvas.steps import MAX_DEPTH, Call, Fan, Line, Links, encode_errback, encode_step
+from poolrt.app.canvas.steps import (
+    MAX_DEPTH,
+    MAX_LINE_BYTES,
+    Call,
+    Fan,
+    Line,
+    Links,
+    encode_errback,
+    encode_step,
+    packed,
+)
 from poolrt.app.middleware import changed_by
 from poolrt.codec import JSON
 from poolrt.errors import ConfigurationError
@@ -23,9 +33,6 @@ from poolrt.units import parse_duration
 if TYPE_CHECKING:
     from poolrt.app.app import App
     from poolrt.app.canvas.signature import Signature
-
-MAX_LINE_BYTES: Final = 16 * 1024 * 1024
-"""What follows a step is in its message."""
 
 log = logging.getLogger("poolrt.app")
 
@@ -78,7 +85,7 @@ class Compiler:
                 f"{len(steps)} steps have {size} bytes together, more than {MAX_LINE_BYTES}: each message carries "
                 "those that follow it; store the data elsewhere, or let a task start the next part"
             )
-        return Line(tuple(steps), last_call(parts, ids), self.errbacks(line.errbacks, result_id, own=False))
+        return Line(packed(steps), last_call(parts, ids), self.errbacks(line.errbacks, result_id, own=False))
 
     def step(
         self, part: Part, step_id: str, *, is_fed: bool, keeps: bool = False, is_bare: bool = False, depth: int = 0

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from poolrt.app.canvas.steps import Call, decode_errback, decode_step
+from poolrt.app.canvas.steps import Call, decode_errback, unpacked
 from poolrt.message import Enqueue, ErrorInfo, Filled, Message, NewGroup, Outcome, Record, encodable, encode_record
 from poolrt.states import TaskState
 from poolrt.terms import Slot, Terms
@@ -71,7 +71,7 @@ def _of_later(message: Message, record: Record) -> Record:
 def _task_of_last(message: Message) -> str:
     """The name of the task whose step will not come; empty if that is the body of a group inside."""
     terms = message.terms or Terms()
-    for step in map(decode_step, reversed(terms.follow)):
+    for step in reversed(list(unpacked(terms.follow[-1:]))):
         if isinstance(step, Call) and step.message.id == terms.last:
             return step.message.task
     return ""

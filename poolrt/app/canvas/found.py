@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from poolrt.app.canvas.ids import bounded, derived, group_id
-from poolrt.app.canvas.steps import Call, Fan, Line, Links, decode_step
+from poolrt.app.canvas.steps import Call, Fan, Line, Links, unpacked
 from poolrt.app.canvas.tree import Tree
 from poolrt.errors import DecodingError
 from poolrt.message import decode_message, decode_record
@@ -57,7 +57,7 @@ def _waiting(broker: Broker, root: str) -> Iterator[tuple[str, tuple[str, str]]]
 
 
 def _following(steps: Sequence[bytes]) -> Iterator[tuple[str, tuple[str, str]]]:
-    for step in map(decode_step, steps):
+    for step in unpacked(steps):
         lines: tuple[Line, ...] = ()
         call: Call | None = None
         match step:

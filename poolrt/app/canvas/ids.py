@@ -3,7 +3,8 @@
     chain        E:0, E:1, …, E          E is the id of the result, which is that of the last step
     group        E.0, E.1, …             its members' results
     chord        E:g.0, E:g.1, …, E      its members', and its body's
-    callbacks    E:l0, …; E:e0, …        of a success (link), of a failure (errback)
+    callbacks    E:l0, …                 of its success (link)
+                 E:e0, …; E:c0, …        of its failure (errback): of the call itself; of the whole line
 
 So a workflow that is applied again under its id is the same workflow, and a part of it can be named before it exists.
 """

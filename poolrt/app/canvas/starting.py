@@ -12,7 +12,7 @@ import msgspec
 
 from poolrt.app.calls import MAX_ARGUMENT_BYTES, gate_of
 from poolrt.app.canvas.failing import errbacks_of
-from poolrt.app.canvas.steps import Call, Fan, Line, Links, decode_step
+from poolrt.app.canvas.steps import Call, Fan, Line, Links, Parcel, decode_step, steps_in
 from poolrt.app.middleware import changed_by
 from poolrt.codec import JSON, decode, encode_arguments
 from poolrt.errors import EncodingError
@@ -65,6 +65,9 @@ def start(steps: Sequence[bytes], value: Value | None, place: Place) -> Iterator
     """
     while steps:
         step, steps = decode_step(steps[0]), steps[1:]
+        if isinstance(step, Parcel):
+            steps = (*steps_in(step), *steps)
+            continue
         if isinstance(step, Links):
             for line in step.lines:
                 beside = place._replace(group="", slot=None, last=line.last, errbacks=line.errbacks)

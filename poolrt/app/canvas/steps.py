@@ -5,6 +5,8 @@ A hop decodes one step and hands the others on as bytes: a chain of 1,000 costs 
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -18,6 +20,9 @@ MAX_STEPS: Final = 10_000
 """Steps of one chain: each message of it carries those that follow."""
 MAX_MEMBERS: Final = 100_000
 """Members of one group."""
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+"""What follows a step is in its message."""
+_IN_A_PARCEL: Final = 64
 MAX_PLACED_BYTES: Final = 64 * 1024 * 1024
 """What one settle may enqueue: a server takes it in one piece, and others wait meanwhile."""
 
@@ -67,10 +72,17 @@ class Fan(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Members may fail; the body gets their errors."""
 
 
-Step: TypeAlias = Call | Links | Fan
+class Parcel(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Steps far ahead, compressed: of 1,000 each message would carry 100 KB without it, and its store write that."""
+
+    packed: bytes
+
+
+Step: TypeAlias = Call | Links | Fan | Parcel
 
 _encoder = msgspec.msgpack.Encoder()
 _step_decoder: msgspec.msgpack.Decoder[Step] = msgspec.msgpack.Decoder(Step)
+_parcel_decoder = msgspec.msgpack.Decoder(tuple[bytes, ...])
 _call_decoder = msgspec.msgpack.Decoder(Call)
 _PASSED_ON: Final = b"\1"
 _OWN: Final = b"\0"
@@ -87,6 +99,38 @@ def decode_step(encoded: bytes) -> Step:
         return _step_decoder.decode(encoded)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodingError(f"damaged step of a workflow: {error}") from None
+
+
+def packed(steps: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The steps, those that are far ahead in parcels."""
+    if len(steps) <= 2 * _IN_A_PARCEL:
+        return tuple(steps)
+    parcels = (steps[start : start + _IN_A_PARCEL] for start in range(_IN_A_PARCEL, len(steps), _IN_A_PARCEL))
+    return (
+        *steps[:_IN_A_PARCEL],
+        *(encode_step(Parcel(zlib.compress(_encoder.encode(each), 1))) for each in parcels),
+    )
+
+
+def unpacked(steps: Iterable[bytes]) -> Iterator[Call | Links | Fan]:
+    """All steps, those in parcels too; raises DecodingError."""
+    for step in map(decode_step, steps):
+        if isinstance(step, Parcel):
+            yield from unpacked(steps_in(step))
+        else:
+            yield step
+
+
+def steps_in(parcel: Parcel) -> tuple[bytes, ...]:
+    """What is in it; raises DecodingError."""
+    opener = zlib.decompressobj()
+    try:
+        opened = opener.decompress(parcel.packed, MAX_LINE_BYTES)
+        if not opener.eof:
+            raise DecodingError(f"a parcel of a workflow with more than {MAX_LINE_BYTES} bytes")
+        return _parcel_decoder.decode(opened)
+    except (zlib.error, msgspec.DecodeError) as error:
+        raise DecodingError(f"damaged parcel of a workflow: {error}") from None
 
 
 def encode_errback(call: Call, *, own: bool) -> bytes:

@@ -22,7 +22,7 @@ from poolrt.brokers.redis.bell import Bell
 from poolrt.brokers.redis.bulk import Storing
 from poolrt.brokers.redis.calls import Calls
 from poolrt.brokers.redis.channel import Deadline
-from poolrt.brokers.redis.found import found_in, text_of, texts
+from poolrt.brokers.redis.found import found_in, kept_in, text_of, texts
 from poolrt.brokers.redis.mending import repair
 from poolrt.brokers.redis.node_folder import node_folder
 from poolrt.brokers.redis.operators import Operators
@@ -33,12 +33,14 @@ from poolrt.brokers.redis.watching import RedisWatch
 from poolrt.clock import Clock, SystemClock
 from poolrt.errors import BrokerDamaged, BrokerError, Fenced
 from poolrt.hygiene.findings import LeakRow, LeakTable
-from poolrt.message import ENDLESS, Delivery, Enqueue, Outcome, Owner, Requeue
+from poolrt.message import ENDLESS, Delivery, Enqueue, NewGroup, Outcome, Owner, Requeue
 from poolrt.queue_choice import ALL_QUEUES, QueueChoice
 from poolrt.states import TaskState
 
 PROMOTED_AT_ONCE: Final = 1000
 """Delayed messages queued by one script; more would keep the server from others for too long."""
+RECORDS_AT_ONCE: Final = 1000
+"""Records read or kept by one call, for the same reason."""
 _ROUNDED: Final = 1e-6
 """Seconds by which the sums of times may be off: who waits so much longer is not too early."""
 _LOOK_AGAIN: Final = 5.0
@@ -111,9 +113,9 @@ class RedisBroker(Operators):
 
     # ---- producers
 
-    def enqueue(self, items: Sequence[Enqueue]) -> list[bool]:
+    def enqueue(self, items: Sequence[Enqueue], groups: Sequence[NewGroup] = ()) -> list[bool]:
         """See ``Broker``. After a lost answer the call is repeated; if it had been carried out, all count as new."""
-        return self._storing.store(items)
+        return self._storing.store(items, groups)
 
     def enqueue_batches(
         self, batches: Iterable[Sequence[Enqueue]], stored: Callable[[Sequence[Enqueue]], None]
@@ -138,7 +140,38 @@ class RedisBroker(Operators):
 
     def find(self, task_id: str) -> Found | None:
         """See ``Broker``."""
-        return found_in(task_id, self._calls.run("find", task_id))
+        return found_in(task_id, self._calls.run("find", task_id, self._clock.wall()))
+
+    def records(self, ids: Sequence[str]) -> list[bytes | None]:
+        """See ``Broker``."""
+        found: list[bytes | None] = []
+        for first in range(0, len(ids), RECORDS_AT_ONCE):
+            some = ids[first : first + RECORDS_AT_ONCE]
+            values = self._calls.attempt(lambda channel: channel.ask("HMGET", self._key("res"), *some))  # noqa: B023  called at once
+            found += [
+                None if value is None else kept_in(task_id, value).record
+                for task_id, value in zip(some, values, strict=True)
+            ]
+        return found
+
+    def end_ahead(self, records: Sequence[tuple[str, bytes]], ttl: float) -> list[bool]:
+        """See ``Broker``."""
+        kept: list[bool] = []
+        for first in range(0, len(records), RECORDS_AT_ONCE):
+            some = [(task_id, wire.kept_of(record)) for task_id, record in records[first : first + RECORDS_AT_ONCE]]
+            now, unsure = self._clock.wall(), list[bool]()
+            arguments = now, f"{now + ttl:.3f}", wire.blob(some)
+            told = self._calls.attempt(
+                lambda channel: channel.call(script("end_ahead"), *arguments, len(unsure)),  # noqa: B023  called at once
+                on_repeat=lambda: unsure.append(True),  # noqa: B023
+            )
+            kept += map(bool, told)
+        return kept
+
+    def fail_group(self, group: str, failure: bytes) -> bool:
+        """See ``Broker``."""
+        record = wire.blob(wire.kept_of(failure))
+        return bool(self._calls.run("fail_group", self._clock.wall(), secrets.token_hex(8), group, record))
 
     def wait(self, task_id: str, timeout: float | None) -> Found | None:
         """See ``Broker``. Where the server does not answer it takes the broker's timeout longer, and no more."""
@@ -146,7 +179,7 @@ class RedisBroker(Operators):
         at_last = None if timeout is None else Deadline(timeout + self.timeout)
 
         def look() -> Found | None:
-            return found_in(task_id, self._calls.run("find", task_id, deadline=at_last))
+            return found_in(task_id, self._calls.run("find", task_id, self._clock.wall(), deadline=at_last))
 
         found = look()
         if found is None or found.record is not None:
@@ -164,13 +197,13 @@ class RedisBroker(Operators):
 
     def watch(self) -> RedisWatch:
         """See ``Broker``."""
-        return RedisWatch(self._address, self._calls)
+        return RedisWatch(self._address, self._calls, self._clock)
 
     def cancel(self, task_id: str, outcome_of: Callable[[Delivery], Outcome]) -> bool:
         """See ``Broker``."""
         unsure: list[bool] = []
         while True:
-            found = self._calls.run("find", task_id)
+            found = self._calls.run("find", task_id, self._clock.wall())
             if found is None or found[0] not in (b"queued", b"delayed"):
                 return False
             if not wire.is_readable(found[1]):
@@ -182,7 +215,7 @@ class RedisBroker(Operators):
                 on_repeat=lambda: unsure.append(True),
             )
             if done == 0 and unsure:
-                kept = self._calls.run("find", task_id)
+                kept = self._calls.run("find", task_id, self._clock.wall())
                 return (
                     kept is not None and kept[0] == b"record" and wire.read_kept(kept[1]).state is TaskState.CANCELLED
                 )

@@ -16,11 +16,11 @@ from redis.exceptions import NoScriptError
 from poolrt.brokers.redis import wire
 from poolrt.brokers.redis.calls import Calls
 from poolrt.brokers.redis.channel import Argument, Channel, Deadline
-from poolrt.brokers.redis.producers import Producer, Producers
+from poolrt.brokers.redis.producers import Named, Producer, Producers
 from poolrt.brokers.redis.scripts import script
 from poolrt.clock import Clock
 from poolrt.errors import BrokerError
-from poolrt.message import Enqueue
+from poolrt.message import Enqueue, NewGroup
 from poolrt.shielding import SHIELD
 
 Batch = Sequence[Enqueue]
@@ -33,6 +33,8 @@ class Call(NamedTuple):
     """One call that stores messages, and when it must be over."""
 
     batch: Batch
+    named: Sequence[Named]
+    """What it is known by: see producers.py."""
     told: tuple[Argument, ...]
     """The messages, as the script takes them."""
     now: float
@@ -57,10 +59,10 @@ class Storing:
         self._clock = clock
         self._producers = Producers()
 
-    def store(self, batch: Batch) -> list[bool]:
-        """Store a batch; for each message whether it was new. After a lost answer all count as new, if they came, but
-        those whose unique key is another's."""
-        return self._finish(self._begin(batch))
+    def store(self, batch: Batch, groups: Sequence[NewGroup] = ()) -> list[bool]:
+        """Store a batch, and make groups; for each message whether it was new. After a lost answer all count as new,
+        if they came, but those whose unique key is another's."""
+        return self._finish(self._begin(batch, groups))
 
     def store_each(self, batches: Iterable[Batch], stored: Callable[[Batch], None]) -> None:
         """See ``Broker.enqueue_batches``."""
@@ -72,7 +74,7 @@ class Storing:
             self._take_answers(pipe, 0, stored)
         except BrokerError:
             for call in pipe.unanswered:
-                self._producers.doubt(call.producer, call.batch)
+                self._producers.doubt(call.producer, call.named)
             raise
         except BaseException:  # a later batch could not be made: what was sent is stored
             self._take_answers(pipe, 0, stored)
@@ -80,17 +82,18 @@ class Storing:
         finally:
             pipe.close()
 
-    def _begin(self, batch: Batch) -> Call:
+    def _begin(self, batch: Batch, groups: Sequence[NewGroup] = ()) -> Call:
         now = self._clock.wall()
-        told = wire.enqueue_arguments(batch, now)
-        return Call(batch, told, now, self._producers.begin(batch), Deadline(self._calls.timeout))
+        told = wire.enqueue_arguments(batch, groups, now)
+        named: Sequence[Named] = [*batch, *groups] if groups else batch
+        return Call(batch, named, told, now, self._producers.begin(named), Deadline(self._calls.timeout))
 
     def _finish(self, call: Call) -> list[bool]:
         """Make the call, perhaps again, until its deadline."""
         try:
             reply = self._calls.run("enqueue", *call.arguments(), deadline=call.deadline)
         except BrokerError:
-            self._producers.doubt(call.producer, call.batch)
+            self._producers.doubt(call.producer, call.named)
             raise
         self._producers.end(call.producer)
         return [self._may_be(each, call) for each in call.batch] if reply == _DONE_BEFORE else [bool(n) for n in reply]

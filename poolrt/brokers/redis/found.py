@@ -15,9 +15,16 @@ def found_in(task_id: str, told: Any) -> Found | None:
     """The reply of lua/find.lua."""
     if told is None:
         return None
-    kind, value, *progress = told
+    kind, *rest = told
+    if kind == b"planned":
+        return Found(task_id, TaskState.PLANNED, None, None, 0)
     if kind != b"record":
-        return waiting_in(task_id, value, TaskState(kind.decode()), progress[0] if progress else None)
+        return waiting_in(task_id, rest[0], TaskState(kind.decode()), rest[1] if rest[1:] else None)
+    return kept_in(task_id, rest[0])
+
+
+def kept_in(task_id: str, value: bytes) -> Found:
+    """The record in a value of :res; raises BrokerDamaged."""
     if not wire.is_record(value):
         raise BrokerDamaged(f"the record of {task_id} cannot be read; forget() drops it")
     return recorded_in(task_id, value)

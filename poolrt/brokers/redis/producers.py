@@ -17,8 +17,9 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import Final
 
-from poolrt.message import Enqueue
+from poolrt.message import Enqueue, NewGroup
 
+Named = Enqueue | NewGroup
 _DOUBTS: Final = 1000
 """Calls that failed without an answer and that are remembered, in case the caller makes them again."""
 
@@ -46,12 +47,12 @@ class Producers:
         self._in_doubt: OrderedDict[tuple[str, ...], Producer] = OrderedDict()
         self._pid = os.getpid()
 
-    def begin(self, batch: Sequence[Enqueue]) -> Producer:
-        """Whose call it is to store these messages: that of the same messages' last call, if its end is in doubt."""
+    def begin(self, named: Sequence[Named]) -> Producer:
+        """Whose call it is to store these: that of the last call with the same, if its end is in doubt."""
         if self._pid != os.getpid():
             self._idle, self._in_doubt = deque(), OrderedDict()  # the parent goes on with these numbers
             self._pid = os.getpid()
-        if self._in_doubt and (doubted := self._in_doubt.pop(_ids(batch), None)) is not None:
+        if self._in_doubt and (doubted := self._in_doubt.pop(_ids(named), None)) is not None:
             return doubted
         try:
             producer = self._idle.pop()
@@ -64,12 +65,12 @@ class Producers:
         """Its call was answered."""
         self._idle.append(producer)
 
-    def doubt(self, producer: Producer, batch: Sequence[Enqueue]) -> None:
-        """Its call failed, and may have been carried out: made again with the same messages, it is the same call."""
-        self._in_doubt[_ids(batch)] = producer
+    def doubt(self, producer: Producer, named: Sequence[Named]) -> None:
+        """Its call failed, and may have been carried out: made again with the same, it is the same call."""
+        self._in_doubt[_ids(named)] = producer
         while len(self._in_doubt) > _DOUBTS:
             self._in_doubt.popitem(last=False)
 
 
-def _ids(batch: Sequence[Enqueue]) -> tuple[str, ...]:
-    return tuple(item.id for item in batch)
+def _ids(named: Sequence[Named]) -> tuple[str, ...]:
+    return tuple(item.id for item in named)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from poolrt.brokers.redis.address import Address
     from poolrt.brokers.redis.calls import Calls
+    from poolrt.clock import Clock
 
 _AT_ONCE: Final = 500
 """Ids given to one script; more would keep the server from others for too long."""
@@ -39,11 +40,13 @@ class RedisWatch:
     Args:
         address: of the server.
         calls: this process's connections.
+        clock: its wall time.
     """
 
-    def __init__(self, address: Address, calls: Calls) -> None:
+    def __init__(self, address: Address, calls: Calls, clock: Clock) -> None:
         self._address = address
         self._calls = calls
+        self._clock = clock
         self._key = f"{{{address.namespace}}}:answer:{secrets.token_hex(8)}"
         self._channel = Channel(address)
         self._asked_at = 0.0
@@ -97,7 +100,7 @@ class RedisWatch:
 
     def _leave_words(self, task_ids: Iterable[str]) -> None:
         for some in _parts(task_ids):
-            self._calls.run("watch", self._key, *some)
+            self._calls.run("watch", self._key, self._clock.wall(), *some)
 
     def _told(self) -> list[str]:
         """What was pushed, as far as the server has said it; all are new again where it may have forgotten us."""
@@ -126,9 +129,10 @@ class RedisWatch:
             self._new.update(self._ids)
         told += self._new
         self._new.clear()
+        now = self._clock.wall()
         for some in _parts(told):
             answer = self._calls.attempt(
-                lambda channel: channel.call(script("watched"), self._key, *some),  # noqa: B023  called at once
+                lambda channel: channel.call(script("watched"), self._key, now, *some),  # noqa: B023  called at once
                 on_repeat=lambda: self._new.update(self._ids),  # what was pushed may have been taken
             )
             for name, record in zip(answer[::2], answer[1::2], strict=True):

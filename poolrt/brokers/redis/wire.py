@@ -15,8 +15,18 @@ import msgspec
 from poolrt.brokers.redis.channel import Argument
 from poolrt.errors import BrokerError, ConfigurationError
 from poolrt.hygiene.findings import LeakRow
-from poolrt.message import HIGHEST_PRIORITY, LOWEST_PRIORITY, Delivery, Enqueue, Outcome, Requeue
+from poolrt.message import (
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    Delivery,
+    Enqueue,
+    NewGroup,
+    Outcome,
+    Requeue,
+    record_state,
+)
 from poolrt.states import TaskState
+from poolrt.terms import Slot
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -54,7 +64,8 @@ _COUNTS: Final = [bytes((0, 0, priority)) for priority in range(HIGHEST_PRIORITY
 """lost, suspect and priority of a new message, as msgpack writes them."""
 
 Item = tuple[object, ...]
-"""id, queue, rank, eta, tail: the stored message behind its ``seq``; then the gate and what is unique, if any."""
+"""id, queue, rank, eta, tail: the stored message behind its ``seq``; then, if there is any, the gate, what is unique,
+and the last step that follows."""
 
 
 def _text(data: bytes) -> msgspec.Raw:
@@ -71,7 +82,7 @@ def items_of(messages: Iterable[Enqueue], now: float) -> list[Item]:
             _rank(each),
             False if each.eta is None else float(each.eta),
             _text(_tail(each, now)),
-            *(() if each.gate is None and each.unique is None else _terms(each)),
+            *(() if each.gate is None and each.unique is None and not each.last else _terms(each)),
         )
         for each in messages
     ]
@@ -82,9 +93,13 @@ def _inner_queue(message: Enqueue) -> str:
     return message.queue if message.gate is None else f"{message.queue}\0{message.gate.key}"
 
 
-def _terms(message: Enqueue) -> tuple[object, object]:
+def _terms(message: Enqueue) -> tuple[object, object, object]:
     gate, unique = message.gate, message.unique
-    return gate is not None and (gate.rate, gate.burst, gate.slots), unique is not None and (unique.key, unique.seconds)
+    return (
+        gate is not None and (gate.rate, gate.burst, gate.slots),
+        unique is not None and (unique.key, unique.seconds),
+        message.last or False,
+    )
 
 
 def _rank(message: Enqueue) -> int:
@@ -99,13 +114,19 @@ def _tail(message: Enqueue, now: float) -> bytes:
     return _COUNTS[message.priority] + rest[1:]  # without the array's head
 
 
-def enqueue_arguments(messages: Sequence[Enqueue], now: float) -> tuple[Argument, ...]:
+def enqueue_arguments(messages: Sequence[Enqueue], groups: Sequence[NewGroup], now: float) -> tuple[Argument, ...]:
     """The last arguments of lua/enqueue.lua; raises BrokerError."""
     with _storable():
+        if groups:
+            return _encode(items_of(messages, now)), _encode(_new_groups(groups, now))
         message = messages[0] if len(messages) == 1 else None
-        if message is not None and message.eta is None and message.gate is None and message.unique is None:
+        if message is not None and _is_plain(message):
             return message.id, message.queue, _rank(message), _tail(message, now)
         return (_encode(items_of(messages, now)),)
+
+
+def _is_plain(message: Enqueue) -> bool:
+    return message.eta is None and message.gate is None and message.unique is None and not message.last
 
 
 def items_blob(messages: Iterable[Enqueue], now: float) -> bytes:
@@ -122,16 +143,49 @@ def _storable() -> Iterator[None]:
         raise BrokerError(f"a message cannot be stored: {error}") from error
 
 
-def ending_of(outcome: Outcome, now: float) -> tuple[str, str, msgspec.Raw, list[Item] | bool]:
+def ending_of(outcome: Outcome, now: float) -> tuple[object, ...]:
     """What is to be done beside ending the delivery, as ``finish`` of lua/parts takes it: state, end of the record
-    as text (a number would be written out anew by the server), record, follow-ups."""
+    as text (a number would be written out anew by the server), record, follow-ups; then, if there is any, what instead
+    if it was cancelled, and what it does to workflows."""
     record = b""
     if outcome.record is not None:
         if outcome.state is None:
             raise ValueError(f"{outcome!r} has a record but no final state")
         record = _encode((outcome.state, outcome.delivery.lost, outcome.record))
     follow_ups = items_of(outcome.follow_ups, now) if outcome.follow_ups else False
-    return outcome.state or "", f"{now + outcome.ttl:.3f}", _text(record), follow_ups
+    ending = outcome.state or "", f"{now + outcome.ttl:.3f}", _text(record), follow_ups
+    instead, filled = outcome.if_cancelled, outcome.filled
+    if not (filled or outcome.also or outcome.groups):
+        return ending if instead is None else (*ending, ending_of(instead, now))
+    also = [(task_id, kept_of(stored)) for task_id, stored in outcome.also]
+    slot = filled is not None and (*_slot(filled.slot), filled.failure is not None and kept_of(filled.failure))
+    return *ending, instead is not None and ending_of(instead, now), (also, _new_groups(outcome.groups, now), slot)
+
+
+def kept_of(record: bytes) -> tuple[str, msgspec.Raw]:
+    """The record of what was never enqueued, as lua/parts/workflows.lua keeps it."""
+    state = record_state(record)
+    return state, _text(_encode((state, 0, record)))
+
+
+def _new_groups(groups: Iterable[NewGroup], now: float) -> list[tuple[object, ...]]:
+    return [
+        (
+            each.id,
+            each.size,
+            each.ttl,
+            [task_id for task_id in (each.body.id, each.body.last) if task_id],
+            _text(_encode(items_of([each.body], now))),
+            _text(_encode(items_of(each.errbacks, now))),
+            each.outer is not None and _slot(each.outer),
+            int(each.collects),
+        )
+        for each in groups
+    ]
+
+
+def _slot(slot: Slot) -> tuple[str, int]:
+    return slot.group, slot.index
 
 
 Group = tuple[int, int, int]
@@ -160,7 +214,10 @@ def outcomes_blob(outcomes: Sequence[Outcome], now: float) -> bytes:
         return b""
     plain, full, endings = [], [], []
     for outcome in outcomes:
-        if outcome.record is None and not outcome.follow_ups and outcome.state is not None:
+        if (
+            outcome.record is None and not outcome.follow_ups and outcome.state is not None
+            and outcome.filled is None and not outcome.also and not outcome.groups
+        ):  # fmt: skip
             plain.append(outcome.delivery)
         else:
             full.append(outcome.delivery)

@@ -16,7 +16,12 @@ from poolrt.message import DEAD_TTL, record_state
 
 def plan(db: sqlite3.Connection, task_id: str, now: float) -> None:
     """Let this id be known."""
-    db.execute(group_statements.PLANNED, (task_id, now + DEAD_TTL, task_id, task_id))
+    db.execute(group_statements.PLANNED, (task_id, now + DEAD_TTL, task_id))
+
+
+def forget(db: sqlite3.Connection, ids: list[str]) -> None:
+    """These have ended: they are known by their records, or not any more."""
+    db.execute(group_statements.FORGET_PLANNED, (json.dumps(ids),))
 
 
 def keep(
@@ -31,7 +36,6 @@ def keep(
         row = (task_id, statements.RECORD_CODES[record_state(record)], expires, record, task_id)
         kept.append(db.execute(group_statements.RECORD_AHEAD, row).rowcount == 1)
         if kept[-1]:
-            told = json.dumps([task_id])
-            db.execute(group_statements.FORGET_PLANNED, (told,))
-            sockets += [name for (name,) in db.execute(statements.WAITERS_OF, (told,))]
+            forget(db, [task_id])
+            sockets += [name for (name,) in db.execute(statements.WAITERS_OF, (json.dumps([task_id]),))]
     return kept

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from poolrt.brokers.base import Buried
-from poolrt.brokers.sqlite import ahead, gates, group_statements, groups, statements
+from poolrt.brokers.sqlite import ahead, gates, groups, statements
 from poolrt.brokers.sqlite.holding import held_by
 from poolrt.brokers.sqlite.placing import News, earliest_eta, place
 from poolrt.message import Delivery, Outcome, Owner, Requeue
@@ -31,7 +31,7 @@ def settle(db: sqlite3.Connection, held: Fences, outcomes: Iterable[Outcome], no
         fence = (outcome.delivery.i, outcome.delivery.n)
         if fence in held:
             held.remove(fence)
-            if outcome.if_cancelled is not None and db.execute(statements.HAS_WORD, fence).fetchone():
+            if outcome.if_cancelled is not None and db.execute(statements.HAS_WORD, fence[:1]).fetchone():
                 outcome = outcome.if_cancelled  # noqa: PLW2901  its next attempt must not start
             live.append(outcome)
         else:
@@ -131,6 +131,17 @@ def _end(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: float, news: 
     ]
     if records:
         db.executemany(statements.RECORD, records)
+    _follow(db, outcomes, now, news)
+    if waiters or progress or planned:
+        ended = [outcome.delivery.task_id for outcome in outcomes if outcome.state or not outcome.follow_ups]
+        if planned:
+            ahead.forget(db, ended)
+        if waiters or progress:
+            tell_ended(db, ended, news)
+
+
+def _follow(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: float, news: News) -> None:
+    """What comes beside the records. Slots are filled last, those of one group by few statements."""
     for outcome in outcomes:
         if outcome.also:
             ahead.keep(db, outcome.also, now + outcome.ttl, news.sockets)
@@ -140,15 +151,11 @@ def _end(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: float, news: 
             place(db, outcome.follow_ups, now, news)
     if members := [outcome.filled for outcome in outcomes if outcome.filled is not None]:
         groups.end_members(db, members, now, news)
-    if waiters or progress or planned:
-        ended = [outcome.delivery.task_id for outcome in outcomes if outcome.state or not outcome.follow_ups]
-        tell_ended(db, ended, news)
 
 
 def tell_ended(db: sqlite3.Connection, ids: list[str], news: News) -> None:
-    """Forget what these said of themselves, and that they were planned; tell those who wait for them."""
+    """Forget what these said of themselves, and tell those who wait for them."""
     told = json.dumps(ids)
-    db.execute(group_statements.FORGET_PLANNED, (told,))
     db.execute(statements.FORGET_PROGRESS, (told,))
     news.sockets += [row[0] for row in db.execute(statements.WAITERS_OF, (told,))]
 

@@ -3,8 +3,6 @@
 Filled slots are bits, ``groups.WIDTH`` of them in a row: 10,000 members are 159 small rows, and each fill changes one.
 """
 
-
-
 from __future__ import annotations
 
 from typing import Final
@@ -51,10 +49,9 @@ SWEEP_GROUPS: Final = "delete from member_group where id in (select value from j
 # ---- ids that are known before they are enqueued
 
 PLANNED: Final = """
-insert into planned (id, expires)
-select ?, ? where not exists (select 1 from task where id = ?) and not exists (select 1 from record where id = ?)
+insert into planned (id, expires) select ?, ? where not exists (select 1 from record where id = ?)
 on conflict (id) do update set expires = excluded.expires"""
-"""An id, given three times, is known from now on unless it was. The row stays while its message waits or runs."""
+"""An id, given twice, is known from now on unless it has ended. The row stays while its message waits or runs."""
 
 FORGET_PLANNED: Final = "delete from planned where id in (select value from json_each(?))"
 """These have ended."""

@@ -99,9 +99,9 @@ def _fill(db: sqlite3.Connection, group: str, indexes: list[int], now: float, ne
             word, bit = divmod(index, WIDTH)
             words[word] = words.get(word, 0) | 1 << bit
     new = sum(_mark(db, seq, word, bits) for word, bits in words.items())
-    if 0 < new < missing:
+    if new < missing:
         db.execute(group_statements.MISSING, (missing - new, seq))
-    elif new:
+    else:
         _finish(db, seq, now, news, had_failed=failed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from poolrt.brokers.base import Found, QueueDepth
-from poolrt.brokers.sqlite import gates, queue_statements, schema
+from poolrt.brokers.sqlite import ahead, gates, queue_statements, schema
 from poolrt.brokers.sqlite.ending import tell_ended
 from poolrt.brokers.sqlite.placing import News
 from poolrt.states import TaskState
@@ -64,6 +64,7 @@ def empty(db: sqlite3.Connection, queue: str, limit: int, news: News) -> int:
     prepare(db)
     ids = [task for (task,) in db.execute(queue_statements.EMPTY, _first(queue, limit)).fetchall()]
     if ids:
+        ahead.forget(db, ids)
         tell_ended(db, ids, news)
     return len(ids)
 

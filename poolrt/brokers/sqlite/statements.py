@@ -265,8 +265,8 @@ on conflict (seq) do update set owner = excluded.owner, n = excluded.n"""
 
 HAS_WORD: Final = """
 select 1 from to_cancel cross join task on task.seq = to_cancel.seq
-where to_cancel.seq = ? and task.n = ? and state = 3 and task.owner = to_cancel.owner and task.n = to_cancel.n"""
-"""Whether that was said of this delivery, which is held."""
+where to_cancel.seq = ? and state = 3 and task.owner = to_cancel.owner and task.n = to_cancel.n"""
+"""Whether that was said of the delivery of this row, which is held."""
 
 HOLDING_NODE: Final = """
 select node.name from task cross join owner on owner.id = task.owner

@@ -51,6 +51,7 @@ def test_rates(rate: Any, a_second: float) -> None:
         ({"track_started": 1}, "track_started is True or False"),
         ({"result_ttl": "x"}, "not a duration"),
         ({"queue": ""}, "queue is a name"),
+        ({"queue": "a\0b"}, "queue is a name"),
         ({"base": int}, "base is a subclass of poolrt.Task, not <class 'int'>"),
         ({"autoretry_for": OSError}, "autoretry_for"),
     ],

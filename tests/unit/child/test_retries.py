@@ -15,7 +15,7 @@ from poolrt.app.app import App
 from poolrt.child.executor import REJECTED_FOR, Executor
 from poolrt.codec import encode_arguments
 from poolrt.errors import Ignore, MaxRetriesExceeded, Reject, Retry, TimeLimitExceeded
-from poolrt.message import Message, decode_message
+from poolrt.message import Message, decode_message, decode_record
 from poolrt.states import Interruption, TaskState
 from poolrt.terms import MAX_HISTORY, Attempt, Terms
 
@@ -305,3 +305,16 @@ def test_limits_need_their_own_class(raises, run) -> None:
     """``retry_for=Exception`` is not for limits; ``no_retry_for`` may name one."""
     assert run(raises(TimeLimitExceeded("x"), retry_for=Exception)).state is TaskState.FAILED
     assert run(raises(TimeLimitExceeded("x"), retry_for=TimeLimitExceeded)).state is None
+
+
+def test_one_that_was_to_be_cancelled_does_not_go_on(raises, run) -> None:
+    """Instead of the next attempt comes the end of it, as of one that waits for it, with what it would have run."""
+    ran = run(raises(BOOM, retry_for=ValueError), lost=1)
+    (again,) = ran.follow_ups
+    instead = ran.outcome.if_cancelled
+    assert (instead.state, instead.delivery.n, instead.delivery.i) == (TaskState.CANCELLED, 5, 6)
+    record = decode_record(instead.record)
+    assert (record.envelope, record.attempt, record.lost) == (again.envelope, 2, 0)
+    assert record.error.text.endswith("attempt 1 had failed, the next had not started")
+    assert [each.cause for each in record.history] == ["WorkerLost", "ValueError"]
+    assert run(call("unknown")).outcome.if_cancelled.state is TaskState.CANCELLED

@@ -211,11 +211,57 @@ def test_said_again_when_it_has_doubled_and_only_what_is_new(table):
 
     found = [finding for _, finding in table.drive(20_000, ("t", sometimes(table, 0.02, leak)))]
     counts = [finding.count for finding in found]
-    assert 3 <= len(found) <= 8
+    assert 3 <= len(found) <= 10
     assert all(later >= sum(counts[: n + 1]) for n, later in enumerate(counts[1:]))
     assert sum(counts) <= next(left)
     assert sum(finding.runs for finding in found) <= 20_000
     assert table.collections <= 2 * len(found) + 1, "none for what is not about to be said"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1, 0.02])
+def test_its_rate_is_the_truth_from_the_first_finding_on(table, share):
+    """What is too young for evidence is counted as well once it is known that such things leak."""
+    watch = table.watch()
+    left, count, runs, told = itertools.count(), 0, 0, 0
+
+    def leak():
+        next(left)
+        table.open()
+
+    task = ("t", sometimes(table, share, lambda: table.holding_a_file(leak)))
+    for _ in range(6000):
+        for _, finding in table.drive(1, task, watch=watch):
+            count, runs, told = count + finding.count, runs + finding.runs, told + 1
+            truth = share * runs
+            assert truth / 1.2 <= count + 1, f"finding {told}"
+            assert count <= max(1.2 * truth, truth + 4 * truth**0.5)
+        if told == 4 or len(table.open_now) > 600:
+            break
+    assert told >= 3
+    more = sum(finding.count for _, finding in table.drive(100, ("t", nothing), watch=watch))
+    (rest,) = watch.rest()
+    assert (rest.task, rest.runs) == ("t", watch._ran["t"])
+    kinds = {kind: (what, left, since) for kind, what, left, since in rest.since}
+    what, unsaid, since = kinds[LeakKind.CONNECTIONS]
+    assert what == PG
+    assert count + more + unsaid == next(left)
+    assert more or runs + since == rest.runs
+
+
+def test_what_a_child_that_leaves_has_not_told(table):
+    """How often each task ran, and what it left so far; what was used is none of it."""
+    watch = table.watch()
+    pool = use_or_grow(table, 1, 1, "pool:1")
+    first = iter(range(3))
+    leak = lambda: table.open() if next(first, None) is not None else None  # noqa: E731
+    assert table.drive(40, ("good", pool), ("bad", leak), watch=watch) == []
+    rest = {each.task: each for each in watch.rest()}
+    assert {task: each.runs for task, each in rest.items()} == {"good": 20, "bad": 20}
+    assert rest["good"].since == []
+    assert sorted(rest["bad"].since) == [
+        (LeakKind.CONNECTIONS, "10.0.0.7:*", 3, 20), (LeakKind.CONNECTIONS, PG, 3, 20),
+    ]  # fmt: skip
+    assert table.collections == 0
 
 
 def test_a_judgement_takes_a_twentieth_of_the_time(table):

@@ -21,7 +21,7 @@ from poolrt.hygiene.task_state import FEW_NAMES, SINGLY, StateWatch
 def whats(watch: StateWatch, task: str = "t") -> list[str]:
     """What one run of the task is told to have changed."""
     found = watch.look({task: 1})
-    assert all((each.kind, each.task, each.count, each.runs) == (LeakKind.STATE, task, 1, 1) for each in found)
+    assert all((each.kind, each.task, each.count) == (LeakKind.STATE, task, 1) for each in found)
     return [finding.what for finding in found]
 
 
@@ -131,6 +131,22 @@ def test_what_nobody_does_again_is_told_without_a_name() -> None:
     assert [(each.task, each.what) for each in found] == [("", "cwd")]
     assert "task 0, task 1, task 2, task 3" in found[0].reason
     assert not watch.wants_each
+
+
+def test_what_is_changed_now_and_then_has_its_rate() -> None:
+    """Each change is told with all runs of its task since the one before; the rest when the child leaves."""
+    watch = StateWatch()
+    found = []
+    for number in range(40):
+        if number % 10 == 9 and number < 35:
+            os.umask(0o77)
+        found += watch.look({"t": 1})
+        assert watch.look({"other": 3}) == []
+    assert [(each.task, each.what, each.count, each.runs) for each in found] == [("t", "umask", 1, 10)] * 3
+    rest = {each.task: each for each in watch.rest()}
+    assert (rest["t"].runs, rest["t"].since) == (40, [(LeakKind.STATE, "umask", 0, 10)])
+    assert (rest["other"].runs, rest["other"].since) == (120, [])
+    assert (rest[""].runs, rest[""].since) == (160, [])
 
 
 # ---- asyncio

@@ -9,7 +9,7 @@ import pytest
 
 from poolrt import notice
 from poolrt.events import Event, EventKind
-from poolrt.hygiene.findings import Finding, LeakKind, LeakRow
+from poolrt.hygiene.findings import Finding, LeakKind, LeakRow, Rest
 from poolrt.posix.unix_sockets import seqpacket_pair
 from poolrt.states import ChildState
 from poolrt.supervisor.leaks import Leaks
@@ -105,6 +105,28 @@ def test_rows_are_shown_whole_or_without_stacks(leaks: Leaks, make_child: Callab
     assert leaks.rows(stacks=False) == [{name: row[name] for name in row if name != "stack"}]
     assert leaks.forget() == 1
     assert leaks.rows(stacks=True) == []
+
+
+def test_what_a_child_that_leaves_has_not_told_counts_where_it_is_known(
+    leaks: Leaks, events: list[Event], steward: tuple[Child, socket.socket], make_child: Callable[..., Child]
+) -> None:
+    """Runs without a finding, and things too few for one: else the rate would be that of the unlucky children."""
+    kinds = (LeakKind.CONNECTIONS, LeakKind.FILES)
+    rest = Rest(kinds, "shop.fetch", 90, [(LeakKind.CONNECTIONS, "db:5432", 4, 30)])
+    leaks.left(rest)
+    assert leaks.rows(stacks=True) == [], "nothing is known of it"
+    leaks.heard(make_child(), found(count=3))
+    leaks.heard(make_child(), found("db:6379"))
+    leaks.heard(make_child(), found(task="shop.other"))
+    before = len(events)
+    leaks.left(rest)
+    rows = {(row["task"], row["what"]): (row["count"], row["runs"]) for row in leaks.rows(stacks=True)}
+    assert rows == {
+        ("shop.fetch", "db:5432"): (7, 40), ("shop.fetch", "db:6379"): (1, 100), ("shop.other", "db:5432"): (1, 10),
+    }  # fmt: skip
+    assert len(events) == before
+    leaks.forward(steward[0])
+    assert sum(row.runs for row in taken(steward[1])) == 150
 
 
 def test_the_steward_is_told_sums(

@@ -15,13 +15,13 @@ else -- as place does, at 60 % of its cost
     if call('HEXISTS', RES, id) == 0 then
         seq = call('INCR', SEQ)
         new[1] = call('HSETNX', MSG, id, '\153' .. cmsgpack.pack(seq) .. ARGV[7])
-        call('ZREM', PLANNED, id)
     end
 end
 -- Before what may meet a foreign key: then repair.lua queues what is stored, and a repetition must not store it again.
 call('SET', producer, ARGV[3], 'EX', 600) -- a call is repeated within seconds, by its caller later
 if seq and new[1] == 1 then
     local queue = ARGV[5]
+    call('ZREM', P .. ':planned', ARGV[4])
     call('ZADD', ready(queue), ARGV[6] + seq, ARGV[4])
     if call('HGET', QUEUES, queue) ~= '1' or call('LLEN', P .. ':wake:' .. queue) == 0 then wake(queue) end
 end

@@ -45,7 +45,7 @@ local function expect_plain_keys()
     expect(P .. ':quarantine', 'list')
     expect(P .. ':wake', 'list')
     for _, key in ipairs({ MSG, RES, QUEUES, BEATS, WAITERS, LEAKS, SLOTS, UNIQUE, gates().GATES }) do expect(key, 'hash') end
-    for _, key in ipairs({ DELAYED, GONE, gates().OPENS, P .. ':expiry' }) do expect(key, 'zset') end
+    for _, key in ipairs({ DELAYED, GONE, gates().OPENS, P .. ':expiry', PLANNED }) do expect(key, 'zset') end
     for _, state in ipairs({ 'failed', 'cancelled', 'expired', 'dead' }) do expect(P .. ':ended:' .. state, 'zset') end
     expect(P .. ':ended:succeeded', 'list')
     expect(CANCEL, 'set')
@@ -62,6 +62,36 @@ local function expect_plain_keys()
     end
 end
 
+local function keys_of(kind)
+    local cursor, names = '0', {}
+    repeat
+        local scanned = call('SCAN', cursor, 'MATCH', P .. ':' .. kind .. ':*', 'COUNT', 1000)
+        cursor = scanned[1]
+        for _, key in ipairs(scanned[2]) do names[#names + 1] = key end
+    until cursor == '0'
+    return names
+end
+
+-- The bits of a bitmap that is lost are known from the records of the members that have succeeded.
+local function expect_groups()
+    if not expect(workflows().GROUPS, 'zset') then
+        for _, key in ipairs(keys_of('group')) do
+            local lasts = expect(key, 'hash') and tonumber(call('HGET', key, 'until') or '')
+            if lasts then call('ZADD', workflows().GROUPS, lasts, string.sub(key, #workflows().group_key('') + 1)) end
+        end
+    end
+    for _, id in ipairs(call('ZRANGE', workflows().GROUPS, 0, -1)) do
+        expect(workflows().group_key(id), 'hash')
+        local group = not expect(workflows().filled_key(id), 'string') and workflows().read(id, now)
+        for index = 0, group and group.size - 1 or -1 do
+            local fine, _, state = pcall(cmsgpack.unpack_limit, call('HGET', RES, id .. '.' .. index) or '', 1, 1)
+            if fine and (state == 'succeeded' or (state and group.collects)) then
+                call('SETBIT', workflows().filled_key(id), index, 1)
+            end
+        end
+    end
+end
+
 local function expect_nodes()
     expect_numbers(BEATS)
     if not expect(NODES, 'hash') then
@@ -75,13 +105,7 @@ end
 
 -- The owners that held something under a start whose list of owners is gone.
 local function end_barred()
-    local cursor, names = '0', {}
-    repeat
-        local scanned = call('SCAN', cursor, 'MATCH', P .. ':held:*', 'COUNT', 1000)
-        cursor = scanned[1]
-        for _, key in ipairs(scanned[2]) do names[#names + 1] = key end
-    until cursor == '0'
-    for _, key in ipairs(names) do
+    for _, key in ipairs(keys_of('held')) do
         local inc, who = string.match(key, ':held:(.*)/(.-)$')
         if inc and barred[inc] and expect(key, 'hash') then queued = queued + end_owner(inc, who, {}, now, true) end
     end
@@ -109,6 +133,7 @@ if not cursor then return { 0, renamed, queued } end
 if first then
     expect_plain_keys()
     expect_nodes()
+    expect_groups()
     if next(barred) then end_barred() end
 end
 local held = {}

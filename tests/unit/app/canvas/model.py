@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import Any
 
 from hypothesis import strategies as st
@@ -66,7 +67,7 @@ class Expected:
         self.failing = failing
         self.succeeded: set[str] = set()
         self.failed: set[str] = set()
-        self.errbacks: set[str] = set()
+        self.errbacks: Counter[str] = Counter()
 
     def of(self, canvas: Signature[Any], *value: Any) -> Any:
         """Its result, given the value before it if there is any."""
@@ -80,7 +81,8 @@ class Expected:
             assert isinstance(canvas, chord)
             result = self._body(canvas.body, self.of(canvas.header, *value), collects=canvas.collect_errors)
         if has_failed(result):
-            self.errbacks |= {str(each.args[-1]) for each in canvas.errbacks if isinstance(each, Call)}
+            for errback in canvas.errbacks:
+                self.errbacks[label_of(errback)] += failures_in(result)  # each member of a group at its end is an end
         elif canvas.links:
             for link in canvas.links:
                 self.of(link, result)
@@ -99,7 +101,7 @@ class Expected:
         for number, step in enumerate(canvas.steps):
             if number and has_failed(result):
                 if ends_in_group(canvas.steps[number - 1]):
-                    self.errbacks |= of_a_body(step)
+                    self.errbacks.update(of_a_body(step))
                 return FAILED
             result = self.of(step, *(value if number == 0 else (result,)))
         return result
@@ -107,7 +109,7 @@ class Expected:
     def _body(self, body: Signature[Any], results: list[Any], *, collects: bool) -> Any:
         if has_failed(results):
             if not collects:
-                self.errbacks |= of_a_body(body)
+                self.errbacks.update(of_a_body(body))
                 return FAILED
             results = ["error" if has_failed(each) else each for each in results]
         return self.of(body, results)
@@ -116,7 +118,7 @@ class Expected:
 def of_a_body(canvas: Signature[Any]) -> set[str]:
     """The errbacks that are called if the group before it fails."""
     first = canvas.steps[0] if isinstance(canvas, chain) else None
-    own = {str(each.args[-1]) for each in canvas.errbacks if isinstance(each, Call)}
+    own = set(map(label_of, canvas.errbacks))
     return (set() if isinstance(canvas, group) else own) | (set() if first is None else of_a_body(first))
 
 
@@ -125,6 +127,17 @@ def shown(value: Any) -> Any:
     if isinstance(value, list):
         return [shown(each) for each in value]
     return "error" if isinstance(value, Exception) else value
+
+
+def label_of(call: Signature[Any]) -> str:
+    """What it can be told by."""
+    assert isinstance(call, Call)
+    return str(call.args[-1])
+
+
+def failures_in(result: Any) -> int:
+    """How many of its ends have no value."""
+    return sum(map(failures_in, result)) if isinstance(result, list) else int(result == FAILED)
 
 
 def has_failed(result: Any) -> bool:

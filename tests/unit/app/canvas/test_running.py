@@ -360,3 +360,19 @@ def test_a_tree_from_the_root_alone(tasks, worker, store) -> None:
             break
     assert result.tree() == tree_of_root(store, result.id)
     assert len(list(result.tree().calls())) == 8
+
+
+def test_a_long_chain_travels_in_parcels(tasks, worker, store) -> None:
+    """Its messages stay small, its tree whole, and the steps far ahead come in their order."""
+    steps = [tasks.add.s(1) if number % 2 else tasks.double.si(number) for number in range(500)]
+    result = chain(tasks.add.s(0, 1), *steps).delay()
+    (item,) = store.stored.values()
+    assert len(item.envelope) < 20_000
+    assert len(list(tree_of_root(store, result.id).calls())) == 501
+    worker.drain()
+    assert result.get() == 2 * 498 + 1
+    assert worker.runs("double") == 250
+    failed = (chain(tasks.boom.s(), *steps) | tasks.note.s()).delay()
+    worker.drain()
+    with pytest.raises(TaskFailed, match=r"^note#"):
+        failed.get(timeout=0)

@@ -6,7 +6,7 @@
 local function look_at_endings(endings, now)
     call('HLEN', MSG)
     call('HLEN', RES)
-    call('ZCARD', EXPIRY)
+    call('ZCARD', P .. ':expiry')
     local seen, following, instead = { [''] = true }, {}, nil
     for at = 1, #endings do
         local state = endings[at][1]
@@ -22,6 +22,7 @@ local function look_at_endings(endings, now)
     if instead then look_at_endings(instead, now) end
     if not next(following) then return end
     call('ZCARD', DELAYED)
+    call('ZCARD', P .. ':planned')
     call('HLEN', P .. ':unique')
     local _ = tonumber(call('GET', SEQ) or '0') or call('INCR', SEQ)
     for queue in pairs(following) do look_at(queue) end
@@ -43,7 +44,7 @@ local function keep_records(ids, endings)
             end
         end
     end
-    if #passing > 0 then call('ZADD', EXPIRY, unpack(passing)) end
+    if #passing > 0 then call('ZADD', P .. ':expiry', unpack(passing)) end
     if #succeeded > 0 then
         call('LPUSH', P .. ':ended:succeeded', unpack(succeeded))
         call('LTRIM', P .. ':ended:succeeded', 0, 9999)

@@ -40,8 +40,6 @@ local call = redis.call
 local P = KEYS[1]
 local MSG = P .. ':msg'
 local RES = P .. ':res'
-local EXPIRY = P .. ':expiry'
-local GROUPS = P .. ':groups'
 local PLANNED = P .. ':planned'
 local DELAYED = P .. ':delayed'
 local QUEUES = P .. ':queues'
@@ -55,8 +53,6 @@ local SEQ = P .. ':seq'
 local NO_OWNER = false -- a nil reply: fenced
 local function ready(queue) return P .. ':ready:' .. queue end
 local function suspects(queue) return P .. ':suspect:' .. queue end
-local function group_key(id) return P .. ':group:' .. id end
-local function filled_key(id) return P .. ':filled:' .. id end
 local function is_inner(queue) return string.find(queue, '\0', 1, true) end -- where its key begins; else nil
 local function held_by(inc, who) return P .. ':held:' .. inc .. '/' .. who end
 local function owners_of(inc) return P .. ':own:' .. inc end

@@ -10,7 +10,7 @@ end
 local function plan(ids, now)
     for _, id in ipairs(ids) do
         if call('HEXISTS', MSG, id) == 0 and call('HEXISTS', RES, id) == 0 then
-            call('ZADD', PLANNED, now + 604800, id) -- DEAD_TTL of message.py
+            call('ZADD', P .. ':planned', now + 604800, id) -- DEAD_TTL of message.py
         end
     end
 end
@@ -25,7 +25,7 @@ local function place_some(items, first, last, now, new)
     for at = first, last do
         local item = items[at]
         local id, queue, eta, limits, unique = item[1], item[2], item[4], item[6], item[7]
-        local holder = unique and (claims[unique[1]] or holder_in(call('HGET', UNIQUE, unique[1]), now))
+        local holder = unique and (claims[unique[1]] or holder_in(call('HGET', P .. ':unique', unique[1]), now))
         new[at] = 0
         if not ended[at - first + 1] and not waiting[at - first + 1] and not seen[id] and (not holder or holder == id) then
             seq = seq + 1
@@ -51,19 +51,19 @@ local function place_some(items, first, last, now, new)
         end
     end
     if #values == 0 then return end
-    local planned = #later > 0 or call('EXISTS', PLANNED) == 1
-    if planned then call('ZCARD', PLANNED) end
+    local planned = #later > 0 or call('EXISTS', P .. ':planned') == 1
+    if planned then call('ZCARD', P .. ':planned') end
     for queue in pairs(ranks) do look_at(queue) end
     for queue in pairs(gated) do look_at(queue) end
     local earliest = #etas > 0 and tonumber(call('ZRANGE', DELAYED, 0, 0, 'WITHSCORES')[2] or 'inf')
     call('HSET', MSG, unpack(values))
     plan(later, now)
-    if planned then call('ZREM', PLANNED, unpack(ids)) end
+    if planned then call('ZREM', P .. ':planned', unpack(ids)) end
     if next(claims) then
         for at = first, last do
             local unique = items[at][7]
             if new[at] == 1 and unique then
-                call('HSET', UNIQUE, unique[1], cmsgpack.pack(items[at][1], now + unique[2]))
+                call('HSET', P .. ':unique', unique[1], cmsgpack.pack(items[at][1], now + unique[2]))
             end
         end
     end

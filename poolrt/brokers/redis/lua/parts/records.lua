@@ -4,6 +4,6 @@ local function drop_records(ids)
     for _, state in ipairs({ 'failed', 'cancelled', 'expired', 'dead' }) do
         call('ZREM', P .. ':ended:' .. state, unpack(ids))
     end
-    call('ZREM', EXPIRY, unpack(ids))
+    call('ZREM', P .. ':expiry', unpack(ids))
     return call('HDEL', RES, unpack(ids))
 end

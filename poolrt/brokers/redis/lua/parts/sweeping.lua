@@ -11,6 +11,15 @@ local function sweep_unique(now, limit)
     end
 end
 
+-- Groups that are past their time, and planned ids that never came.
+local function sweep_workflows(now, limit)
+    local past = call('ZRANGEBYSCORE', workflows().GROUPS, '-inf', now, 'LIMIT', 0, limit)
+    for _, id in ipairs(past) do call('DEL', workflows().group_key(id), workflows().filled_key(id)) end
+    if #past > 0 then call('ZREM', workflows().GROUPS, unpack(past)) end
+    past = call('ZRANGEBYSCORE', PLANNED, '-inf', now, 'LIMIT', 0, limit)
+    if #past > 0 then call('ZREM', PLANNED, unpack(past)) end
+end
+
 -- Slots of what is not held any more: an older poolrt puts back and ends without giving them back, and keys get lost.
 -- Then the count of each gate of a sample is made right, and the gate deleted if it was not used for long.
 local function recount_slots(limit, time)

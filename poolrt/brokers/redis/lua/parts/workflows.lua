@@ -9,7 +9,10 @@ local made_workflows
 local function workflows()
     if made_workflows then return made_workflows end
     -- Part: records
-    local groups, told = {}, {}
+    local GROUPS, PLANNED = P .. ':groups', P .. ':planned'
+    local function group_key(id) return P .. ':group:' .. id end
+    local function filled_key(id) return P .. ':filled:' .. id end
+    local groups, told, looked = {}, {}, false
 
     -- A group that is known, with how many of its slots are filled; false for another. By id, once for each script.
     local function read(id, now)
@@ -41,7 +44,7 @@ local function workflows()
     -- Keep the record of an id of which there is neither message nor record; whether it was.
     local function keep(id, record, expires)
         if call('HEXISTS', MSG, id) == 1 or call('HSETNX', RES, id, record[2]) == 0 then return false end
-        call('ZADD', EXPIRY, expires, id)
+        call('ZADD', P .. ':expiry', expires, id)
         if record[1] == 'succeeded' then
             call('LPUSH', P .. ':ended:succeeded', id)
         else
@@ -78,20 +81,22 @@ local function workflows()
 
     local fill
 
-    -- The first failure, {state, record}, of a group; call_name: of the call that says so.
-    local function fail_group(group, failure, now, call_name)
+    -- The first failure, {state, record}, of a group.
+    local function fail(group, failure, now, by)
         group.failed = true
-        call('HSET', group_key(group.id), 'failed', call_name or 'by a member')
+        call('HSET', group_key(group.id), 'failed', by)
         for _, id in ipairs(group.ids) do keep(id, failure, now + group.ttl) end
         place(items_in(group, 'errbacks', now), now)
         if group.outer then fill({ group.outer[1], group.outer[2], failure }, now) end
     end
 
-    -- A member has ended: {group, index, failure or false}.
+    local function fails(slot, group) return slot[3] and (slot[4] or not group.collects) end
+
+    -- A member has ended: {group, index, failure or false}; or a call, whose name is then the fourth, lets the group fail.
     function fill(slot, now)
-        local group, index, failure = read(slot[1], now), slot[2], slot[3]
+        local group, index = read(slot[1], now), slot[2]
         if not group then return end
-        if failure and not group.collects then return group.failed or fail_group(group, failure, now) end
+        if fails(slot, group) then return group.failed or fail(group, slot[3], now, slot[4] or 'by a member') end
         if index < 0 or index >= group.size or call('SETBIT', filled_key(group.id), index, 1) == 1 then return end
         group.count = group.count + 1
         if group.count == group.size then finish_group(group, now) end
@@ -101,8 +106,7 @@ local function workflows()
     local function look_at_slot(slot, now, queues)
         local group, field = read(slot[1], now), nil
         if not group then return end
-        call('STRLEN', filled_key(group.id))
-        if not slot[3] or group.collects then
+        if not fails(slot, group) then
             group.coming = (group.coming or group.count) + 1
             field = group.coming >= group.size and 'body'
         elseif not group.failed then
@@ -114,10 +118,13 @@ local function workflows()
 
     -- The same for all of beside = {records also kept, groups made, slot filled or false} of an ending.
     local function look(beside, now, queues)
-        call('ZCARD', PLANNED)
-        call('ZCARD', GROUPS)
-        local _ = tonumber(call('GET', SEQ) or '0') or call('INCR', SEQ)
-        for _, state in ipairs({ 'failed', 'cancelled', 'expired', 'dead' }) do call('ZCARD', P .. ':ended:' .. state) end
+        if not looked then
+            call('ZCARD', PLANNED)
+            call('ZCARD', GROUPS)
+            local _ = tonumber(call('GET', SEQ) or '0') or call('INCR', SEQ)
+            for _, state in ipairs({ 'failed', 'cancelled', 'expired', 'dead' }) do call('ZCARD', P .. ':ended:' .. state) end
+            looked = true
+        end
         for _, each in ipairs(beside[2]) do
             read(each[1], now)
             call('STRLEN', filled_key(each[1]))
@@ -133,8 +140,8 @@ local function workflows()
     end
 
     made_workflows = {
-        read = read, keep = keep, make = make, fail_group = fail_group, fill = fill, look = look,
-        look_at_slot = look_at_slot, ended_ahead = ended_ahead,
+        GROUPS = GROUPS, group_key = group_key, filled_key = filled_key, read = read, keep = keep, make = make, fill = fill,
+        look = look, ended_ahead = ended_ahead,
     }
     return made_workflows
 end
