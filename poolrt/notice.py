@@ -3,7 +3,7 @@
     SUPERVISOR ──NodeFiles, Fork────────────▶ TEMPLATE      one socketpair, made before the template's exec
                ◀─Ready, Failed, Forked, Exited──
     SUPERVISOR ──Poke (look at your row)────▶ CHILD         one socketpair a child: its lifeline
-               ◀─Up, Leaving, BootFailed, Trouble, Found──
+               ◀─Up, Leaving, BootFailed, Trouble, Found, Ran──
     SUPERVISOR ──Bury, Reclaim, Poke, Leaked▶ STEWARD       the same lifeline, for the child that is the steward
                ◀─Up, Settled, LeaseLost, CancelRun, Recalled, Status, Happened──
 
@@ -20,7 +20,7 @@ import msgspec
 
 from poolrt.board import Running
 from poolrt.events import Event
-from poolrt.hygiene.findings import Finding, LeakRow, fitting
+from poolrt.hygiene.findings import Finding, LeakRow, Rest, fitting, fitting_rest
 from poolrt.message import encodable
 from poolrt.posix.unix_sockets import recv_packet_with_fds, send_packet_with_fds
 
@@ -165,6 +165,16 @@ class Found(_Notice, frozen=True):
         msgspec.structs.force_setattr(self, "finding", fitting(self.finding))
 
 
+class Ran(_Notice, frozen=True):
+    """What a child that leaves has not told of one task, cut to what fits."""
+
+    rest: Rest
+
+    def __post_init__(self) -> None:
+        """Cut it: see ``Found``."""
+        msgspec.structs.force_setattr(self, "rest", fitting_rest(self.rest))
+
+
 # ---- supervisor to steward
 
 
@@ -261,7 +271,7 @@ class Happened(_Notice, frozen=True):
 
 Notice = (
     Fork | Ready | Failed | Forked | ForkFailed | Exited | NodeFiles | Poke | Up | Leaving | BootFailed
-    | Trouble | Found | Bury | Reclaim | Leaked | Settled | LeaseLost | CancelRun | Recalled | Status | Happened
+    | Trouble | Found | Ran | Bury | Reclaim | Leaked | Settled | LeaseLost | CancelRun | Recalled | Status | Happened
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

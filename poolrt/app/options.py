@@ -252,7 +252,9 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def wall_time(moment: datetime, what: str) -> float:
-    """Seconds since the epoch of an aware datetime; raises ConfigurationError for a naive one."""
+    """Seconds since the epoch of an aware datetime; raises ConfigurationError for a naive one, or what is none."""
+    if not isinstance(moment, datetime):
+        raise ConfigurationError(f"{what} is an aware datetime, not {moment!r}; for seconds from now write countdown=")
     if moment.tzinfo is None:
         raise ConfigurationError(
             f"{what}={moment.isoformat()} has no time zone, and would mean another moment on another machine; "

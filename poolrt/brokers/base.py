@@ -289,7 +289,7 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     def note_leaks(self, rows: Sequence[LeakRow], *, call: str) -> None:
         """Add what tasks left behind to what is known of it: rows of one kind, task and what are summed. Kept are
-        ``LeakTable.MOST_ROWS`` of them: those seen last.
+        ``LeakTable.MOST_ROWS`` of them: those seen last. One that counts runs alone begins nothing.
 
         ``call`` names the call: made again after an error, with the same rows, it counts once."""
 

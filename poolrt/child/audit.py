@@ -20,16 +20,18 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from poolrt.child.memory_audit import MemoryAudit
 from poolrt.child.orphans import Orphans
 from poolrt.child.watches import Verdict
-from poolrt.hygiene.descriptor_verdicts import NearTheLimit
+from poolrt.hygiene.descriptor_verdicts import OF_DESCRIPTORS, NearTheLimit
 from poolrt.hygiene.descriptors import DescriptorWatch
 from poolrt.hygiene.findings import Action, Finding, LeakKind
 from poolrt.hygiene.pools.watch import PoolWatch
 from poolrt.hygiene.task_state import StateWatch
+from poolrt.hygiene.transactions import TransactionWatch
 from poolrt.posix import descriptors
 from poolrt.posix.signals import reserved_handlers
 from poolrt.states import Activity
@@ -39,11 +41,10 @@ if TYPE_CHECKING:
 
     from poolrt.board import RowWriter
     from poolrt.child.watches import Watch
-    from poolrt.hygiene.findings import Policies
+    from poolrt.hygiene.findings import Policies, Rest
     from poolrt.message import Outcome
     from poolrt.posix.memory import ResidentSize
 
-OF_DESCRIPTORS: Final = (LeakKind.CONNECTIONS, LeakKind.CLOSE_WAIT, LeakKind.UNCLOSED, LeakKind.FILES)
 BY_LOOKS: Final = frozenset(LeakKind) - {*OF_DESCRIPTORS, LeakKind.MEMORY}
 """Kinds that a look finds, and no glance or sample."""
 _SHARE: Final = 0.015
@@ -69,18 +70,22 @@ class Audit:
         found: tells a finding that is not ignored.
         lock_fd: the node's lock, which every child holds; -1 for none.
         most_runs: runs after which the child leaves; 0 for no such number.
+        rest: tells what was too little for a finding, when the child leaves.
     """
 
     def __init__(
         self, policies: Policies, ceiling: int, row: RowWriter, resident: ResidentSize,
         found: Callable[[Finding], None], lock_fd: int = -1, most_runs: int = 0,
+        rest: Callable[[Rest], object] = lambda rest: None,
     ) -> None:  # fmt: skip
         self._policies = policies
         self._row = row
         self._found = found
+        self._rest = rest
         self._watches: list[Watch] = []
         self._state: StateWatch | None = None
         self._pools: PoolWatch | None = None
+        self._transactions: TransactionWatch | None = None
         self._memory = MemoryAudit(
             ceiling,
             resident,
@@ -125,6 +130,7 @@ class Audit:
         self._watches += watches
         self._state = next((watch for watch in self._watches if isinstance(watch, StateWatch)), None)
         self._pools = next((watch for watch in self._watches if isinstance(watch, PoolWatch)), None)
+        self._transactions = next((watch for watch in self._watches if isinstance(watch, TransactionWatch)), None)
 
     def before(self, task: str) -> Verdict | None:
         """Find what earlier runs left, so that what the next one leaves is its own: to be called right before the run
@@ -148,9 +154,7 @@ class Audit:
 
     def _glance(self, task: str, runtime: float, *, closely: bool) -> Verdict | None:
         """At what costs next to nothing, and closer where there is time for it."""
-        unseen, self._unseen = self._unseen, []
-        for each in unseen:
-            self._ran[each] = self._ran.get(each, 0) + 1
+        unseen, stirs = self._see()
         self._time_left += runtime * (1e9 * _SHARE) + _NS_PER_RUN * len(unseen)
         verdict = self._look_at_descriptors(task, unseen) if self._watches_descriptors else None
         if reserved_handlers() != self._handlers:
@@ -159,15 +163,21 @@ class Audit:
             verdict = self._act(self._memory.findings(), task) or verdict
         if self._memory.ceiling and verdict is None:
             verdict = self._memory.look(task)
-        if verdict is None and (
-            closely or self._time_left > self._look_takes or (self._pools is not None and self._pools.stirs)
-        ):
+        if verdict is None and (closely or stirs or self._time_left > self._look_takes):
             verdict = self._look(task)
         elif verdict is None and self._singly:
             verdict = self._look_singly(task)
         of_descriptors = self._watches_descriptors and self._descriptors.wants_each
         self._skips = 0 if self._singly or of_descriptors else self._may_skip
         return verdict
+
+    def _see(self) -> tuple[list[str], bool]:
+        """The tasks that ran since the last glance; and whether what they left should be looked at now."""
+        unseen, self._unseen = self._unseen, []
+        for each in unseen:
+            self._ran[each] = self._ran.get(each, 0) + 1
+        stirs = self._transactions is not None and self._transactions.stirs(unseen)
+        return unseen, (self._pools is not None and self._pools.stirs(unseen)) or stirs
 
     def sample(self, task: str, runtime: float, outcome: Outcome) -> None:
         """A sampled run of ``runtime`` seconds has ended with this outcome; `after` tells what it showed.
@@ -182,8 +192,20 @@ class Audit:
         self._skips = 0
 
     def leaving(self) -> None:
-        """The child leaves: tell what was found and could be given to no task so far."""
-        self._act(self._memory.leaving() + (self._state.unnamed() if self._state is not None else []), "")
+        """The child leaves: tell what was found and could be given to no task so far, then what was too little."""
+        found = self._memory.leaving() + (self._state.unnamed() if self._state is not None else [])
+        unseen = Counter(self._see()[0] if self._unseen else ())
+        rests = self._descriptors.rest() if self._watches_descriptors else []
+        if self._state is not None:
+            rests += self._state.rest()
+        if self._pools is not None:
+            rests += self._pools.rest(unseen if self._pools in self._singly else self._ran)
+        if self._transactions is not None:
+            found += self._transactions.leaving(unseen if self._transactions in self._singly else self._ran)
+            rests += self._transactions.rest()
+        self._act(found, "")
+        for rest in rests:
+            self._rest(rest)
 
     def _look(self, task: str) -> Verdict | None:
         began = time.perf_counter_ns()

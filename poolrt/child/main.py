@@ -32,7 +32,7 @@ from poolrt.errors import BrokerCorrupt, BrokerError, Fenced
 from poolrt.events import Event, EventKind
 from poolrt.hygiene.findings import Policies
 from poolrt.message import Owner
-from poolrt.notice import BootFailed, Found, Happened, Poke, Up, shorten
+from poolrt.notice import BootFailed, Found, Happened, Poke, Ran, Up, shorten
 from poolrt.posix.memory import ResidentSize
 from poolrt.posix.prctl import ParentGone, become_subreaper, die_with_parent, set_process_title
 from poolrt.posix.signals import hear_again_after_fork
@@ -176,6 +176,7 @@ def run(app: App, place: Place, common: Common, sock: socket.socket, stacks: int
     audit = Audit(
         policies, settings.max_memory_per_child, row, resident,
         lambda finding: lifeline.send(Found(finding, time.time())), common.lock_fd, place.max_tasks,
+        lambda rest: lifeline.send(Ran(rest)),
     )  # fmt: skip
     loop = executor.current_loop
     audit.add(watches_for(policies, app.leak_checks, loop, temp_folder, audit.collect, common.out))

@@ -5,7 +5,6 @@ Always on it makes allocations two to four times as slow; so it is for some runs
 
 from __future__ import annotations
 
-import gc
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -46,14 +45,13 @@ class AllocationTrace:
         """The three places that allocated most of what is still there, largest first.
 
         Each is a line: ``file:line < its caller's file:line: size in so many blocks``. Milliseconds for thousands of
-        blocks. Safe to call twice.
+        blocks. Garbage is to be collected before. Safe to call twice.
         """
         if not self._ours:
             return ""
         import tracemalloc
 
         self._ours = False
-        gc.collect()
         try:
             snapshot = tracemalloc.take_snapshot()
         finally:

@@ -1,6 +1,6 @@
 """Descriptors by the run that left them: which were used since, how they are named, and when a group of them is a leak.
 
-    births still open, each as it was and as it is ──▶ growing() ──▶ those of one group that leaked, or none
+    births still open, each as it was and as it is ──▶ growing() ──▶ those of one group that are to be told, or none
 
 A group is what one task left to one peer, of one path, of one kind. Its members are one of these:
 
@@ -9,6 +9,8 @@ A group is what one task left to one peer, of one path, of one kind. Its members
 - dead: not used in the next 50 runs of that task, nor in as many as the group had taken to grow to it (of a connection
   for each customer, the rarest come last, and for a second time as late);
 - too young to tell.
+
+Once a group is known to leak, its young ones are told with the dead: else half of what leaked would be missing.
 
 A leak is a set of dead ones that grows: from runs far apart, and more than are used or were closed again since the
 first (that is a pool, or a cache that closes its oldest). How many it takes is a matter of what a descriptor tells of
@@ -63,7 +65,7 @@ def birth(task: str, run: int, at: float, seen: Descriptor) -> Birth:
 
 
 def growing(pairs: list[Pair], closed: Iterable[int], ran: int, now: float, said: int) -> list[Pair]:
-    """Those of one group that leaked, or none: not before there are as many as were said before.
+    """The unused ones of a group that leaks, or none: not before there are as many as were said before.
 
     Arguments:
         pairs: its members that are open.
@@ -72,12 +74,13 @@ def growing(pairs: list[Pair], closed: Iterable[int], ran: int, now: float, said
     """
     unused = [pair for pair in pairs if not is_used(*pair, now)]
     first = min((born.run for born, _ in unused), default=0)
-    dead = [pair for pair in unused if not pair[0].said and ran - pair[0].run >= _dies_after(*pair, first)]
+    new = [pair for pair in unused if not pair[0].said]
+    dead = [pair for pair in new if ran - pair[0].run >= _dies_after(*pair, first)]
     runs = {born.run for born, _ in dead}
-    if len({run // OLD for run in runs}) < _SPREAD:
+    if len(new) < said or len({run // OLD for run in runs}) < _SPREAD:
         return []
     living = len(pairs) - len(unused) + sum(at > min(runs) for at in closed)
-    return dead if len(runs) >= max(said, living + max(_evidence(*pair) for pair in dead)) else []
+    return new if len(runs) >= living + max(_evidence(*pair) for pair in dead) else []
 
 
 def _dies_after(born: Birth, seen: Descriptor, first: int) -> int:

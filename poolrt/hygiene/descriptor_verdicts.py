@@ -14,9 +14,21 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from poolrt.hygiene.births import Birth, Pair, growing, has_peer, is_used, leak_kind, most, name, phrase, runs_that_leak
+from poolrt.hygiene.births import (
+    Birth,
+    Pair,
+    growing,
+    has_peer,
+    is_used,
+    leak_kind,
+    most,
+    name,
+    phrase,
+    runs_that_leak,
+    wider,
+)  # fmt: skip
 from poolrt.hygiene.births import birth as new_birth
-from poolrt.hygiene.findings import Finding, LeakKind
+from poolrt.hygiene.findings import Finding, LeakKind, Rest
 from poolrt.posix.descriptors import Descriptor
 
 PEER_GONE_FOR: Final = 60.0
@@ -35,6 +47,8 @@ _MOST_UNCLOSED: Final = 256
 """Births of a task that the collector closed and that wait for more of their kind."""
 _CLOSED: Final = 64
 """The last closed ones of a group that are remembered, each by the number of runs when it was seen."""
+
+OF_DESCRIPTORS: Final = (LeakKind.CONNECTIONS, LeakKind.CLOSE_WAIT, LeakKind.UNCLOSED, LeakKind.FILES)
 
 Key = tuple[LeakKind, str, str]
 
@@ -253,6 +267,24 @@ class Verdicts:
         named = f"{len(which)} times {phrase(kind, what)}"
         reason = f"{said}; {worst} left most, {len(theirs)} in {runs} runs: {named}"
         return NearTheLimit(*key, len(new), ran, reason)
+
+    def rest(self) -> list[Rest]:
+        """What every task has left unused, and is not told, when the child leaves. Nothing is collected for it."""
+        left = self._untold.copy()
+        for task, closed in self._unclosed.items():
+            left.update((LeakKind.UNCLOSED, task, name(born, born.seen)) for born in closed)
+        births = [born for born in self.known.values() if born and not born.said]
+        for born, seen in self._unused(births[-_MOST_READ:]):
+            # A row of runs may have been told by a part of the name.
+            for what in {born.group, wider(seen.kind, born.group)}:
+                left[leak_kind(seen.kind, what), born.task, what] += 1
+            if seen.peer_gone and seen.inode not in self._said_gone:
+                left[LeakKind.CLOSE_WAIT, born.task, name(born, seen)] += 1
+        since: dict[str, list[tuple[LeakKind, str, int, int]]] = {task: [] for task in self.ran}
+        for key in {**left, **self._said}:
+            kind, task, what = key
+            since.setdefault(task, []).append((kind, what, left[key], self._runs_since(key)))
+        return [Rest(OF_DESCRIPTORS, task, self.ran.get(task, 0), each) for task, each in since.items()]
 
     # ---- what is open, and used
 

@@ -39,7 +39,7 @@ from typing import Final
 
 from poolrt.hygiene.births import Birth, birth
 from poolrt.hygiene.descriptor_verdicts import Verdicts
-from poolrt.hygiene.findings import Finding
+from poolrt.hygiene.findings import Finding, Rest
 from poolrt.posix.descriptors import Descriptor, lowest_free, open_count
 
 RUNS_IN_A_ROW: Final = 30
@@ -186,6 +186,10 @@ class DescriptorWatch:
             self._count += len(new)
             self._left, self._closely = 0, self._next_closely
             self._next_closely = min(2 * self._next_closely, _MOST_CLOSELY)
+
+    def rest(self) -> list[Rest]:
+        """What is not told when the child leaves."""
+        return self._verdicts.rest()
 
     @property
     def wants_each(self) -> bool:

@@ -94,6 +94,25 @@ class Finding(msgspec.Struct, frozen=True, array_like=True):
         return self.kind, self.task, self.what
 
 
+class Rest(msgspec.Struct, frozen=True, array_like=True):
+    """What a child that leaves has not told of one task: it counts where the same is known, and is no finding.
+
+    Without it the rates would be those of the children in which enough was left.
+    """
+
+    kinds: tuple[LeakKind, ...]
+    task: str
+    runs: int
+    """Of the task in this child, each of which would have been seen to leave something of these kinds."""
+    since: list[tuple[LeakKind, str, int, int]]
+    """Kind, what, count and runs since its last finding (or the child's start) of what was told or seen there."""
+
+    def of(self, kind: LeakKind, what: str) -> tuple[int, int]:
+        """The count and the runs that a row of this task is to get."""
+        known = ((count, runs) for each, name, count, runs in self.since if (each, name) == (kind, what))
+        return next(known, (0, self.runs if kind in self.kinds else 0))
+
+
 class Policies:
     """What to do about each finding.
 
@@ -186,8 +205,17 @@ MOST_TEXT: Final = 500
 """Characters of a task's name, of what was left and of a reason that are kept."""
 MOST_STACK: Final = 2000
 """Characters of a stack that are kept."""
+MOST_REST: Final = 20
+"""Different things that a child that leaves tells of one task."""
 MOST_COUNT: Final = 1 << 53
 """What a count stops at: a broker's script counts in doubles."""
+
+
+def fitting_rest(rest: Rest) -> Rest:
+    """The same, with the texts cut as those of findings are, and of many things those left most."""
+    most = sorted(rest.since, key=lambda each: -each[2])[:MOST_REST]
+    since = [(kind, what[:MOST_TEXT], count, runs) for kind, what, count, runs in most]
+    return Rest(rest.kinds, rest.task[:MOST_TEXT], rest.runs, since)
 
 
 def fitting(finding: Finding) -> Finding:
@@ -219,7 +247,7 @@ class LeakRow(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def rate(self) -> float:
-        """How many are left in 100 runs."""
+        """How many things are left in 100 runs: of a task that leaves a pipe (two descriptors) at each run, 200."""
         return 100 * self.count / self.runs if self.runs else 0.0
 
     def as_object(self) -> dict[str, Any]:
@@ -269,6 +297,10 @@ class LeakTable:
         if len(self._rows) > self.MOST_ROWS:
             del self._rows[next(iter(self._rows))]
         return known
+
+    def of_task(self, task: str) -> list[LeakRow]:
+        """The rows of one task."""
+        return [row for row in self._rows.values() if row.task == task]
 
     def take(self) -> list[LeakRow]:
         """All rows, of which none stays; the one that was not added to for longest first."""

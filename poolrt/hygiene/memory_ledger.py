@@ -40,7 +40,7 @@ _LEAST_A_RUN: Final = 1024
 """Bytes; what malloc's thread caches move from one task to another is less, in the mean."""
 _SAMPLES: Final = 16
 _KEEPING: Final = 3
-_KEEPS: Final = 1024
+KEEPS: Final = 1024
 """Bytes from which on a sample counts as one that kept something."""
 _GOES_ON: Final = 0.9
 _GROWS: Final = 0.5
@@ -102,7 +102,7 @@ class _Tally:
         self.samples += 1
         self.kept += kept
         self.kept2 += kept * kept
-        if kept >= _KEEPS:
+        if kept >= KEEPS:
             self.keeping += 1
             self.gained += kept
         self.most = max(self.most, kept)
@@ -266,7 +266,7 @@ class MemoryLedger:
         keepers = [
             _keeper(task, tally, tally.runs, tally.a_run) for task, tally in tallies.items() if tally.keeping > 1
         ]
-        return max((keeper for keeper in keepers if keeper.a_run >= _KEEPS), key=lambda each: each.kept, default=None)
+        return max((keeper for keeper in keepers if keeper.a_run >= KEEPS), key=lambda each: each.kept, default=None)
 
     def _begin_lap(self) -> None:
         if len(self._laps) == _LAPS:

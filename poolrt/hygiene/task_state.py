@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from poolrt.hygiene.findings import Finding, LeakKind
+from poolrt.hygiene.findings import Finding, LeakKind, Rest
 from poolrt.hygiene.held_state import Held, Run, often_changed, rarely_changed
 from poolrt.hygiene.leftovers import Leftovers
 
@@ -62,6 +62,9 @@ class StateWatch:
         self._modules = len(sys.modules)
         self._looks = 0
         self._singly = 0
+        self._ran: Counter[str] = Counter()
+        self._told: dict[tuple[str, str], int] = {}
+        """Of each task, and of what it was told to have changed last, how many runs there had been by then."""
         self._unlooked: list[Mapping[str, int]] = []
         """Runs since the last look at what is rarely changed; and whether they imported something."""
         self._excused = False
@@ -76,6 +79,8 @@ class StateWatch:
     def look(self, ran: Mapping[str, int]) -> list[Finding]:
         """What these runs changed; it is put back by then."""
         self._looks += 1
+        for task, runs in ran.items():
+            self._ran[task] += runs
         found: list[Finding] = []
         imported = len(sys.modules) != self._modules and self._imported()
         if not self._often.is_as_it_was():
@@ -100,7 +105,7 @@ class StateWatch:
     def unnamed(self) -> list[Finding]:
         """What could be given to no task and was not told: to be reported when the child leaves."""
         found = [
-            Finding(LeakKind.STATE, "", what, 1, 1, f"{what} was changed by one of {tasks}: put back")
+            self._finding("", what, f"{what} was changed by one of {tasks}: put back")
             for what, tasks in self._unnamed.items()
         ]
         self._unnamed.clear()
@@ -117,13 +122,30 @@ class StateWatch:
         if len(ran) > FEW_NAMES:
             self._unnamed |= dict.fromkeys(whats, ", ".join(ran))
             return []
-        runs, ending = sum(ran.values()), "it cannot be put back" if failed else "put back"
+        ending = "it cannot be put back" if failed else "put back"
         for what in whats:
             self._unnamed.pop(what, None)
-        return [
-            Finding(LeakKind.STATE, task, what, 1, runs, f"{names} changed {what} and left it so: {ending}")
-            for what in whats
-        ]
+        return [self._finding(task, what, f"{names} changed {what} and left it so: {ending}") for what in whats]
+
+    def _finding(self, task: str, what: str, reason: str) -> Finding:
+        runs = self._runs_since(task, what)
+        self._told[task, what] = self._runs(task)
+        return Finding(LeakKind.STATE, task, what, 1, runs, reason)
+
+    def _runs(self, task: str) -> int:
+        """Of the task; those of all where one of several is told, which has no name."""
+        return self._ran[task] if task else self._ran.total()
+
+    def _runs_since(self, task: str, what: str) -> int:
+        return self._runs(task) - self._told.get((task, what), 0)
+
+    def rest(self) -> list[Rest]:
+        """What is not told when the child leaves."""
+        left = Counter((each.task, each.what) for each in self._left.left.values())
+        since: dict[str, list[tuple[LeakKind, str, int, int]]] = {"": [], **{task: [] for task in self._ran}}
+        for task, what in {**left, **self._told}:
+            since[task].append((LeakKind.STATE, what, left[task, what], self._runs_since(task, what)))
+        return [Rest((LeakKind.STATE,), task, self._runs(task), each) for task, each in since.items()]
 
     def _imported(self) -> bool:
         """Whether a module that is not the standard library's was imported since the last look.
@@ -148,6 +170,7 @@ class StateWatch:
             return []
         for key in blamed - self._left.left.keys():
             tasks[key].cancel()
+        self._told[found.task, found.what] = self._ran[found.task]
         return [found]
 
 

@@ -1,5 +1,6 @@
 """What the children's tasks leave behind: summed since the node's start, told, and passed on for the broker.
 
+child that leaves ──Ran──▶ left ──▶ what it had not told, to the rows that there are
 child ──Found──▶ heard ──▶ the table that ``status`` and ``poolrt leaks`` show
                        ──▶ an event, at the first of a kind and whenever its count has doubled
                        ──▶ what the steward does not have yet ──forward, each second──Leaked──▶ steward ──▶ broker
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from poolrt.events import EventKind
 from poolrt.hygiene.findings import LeakTable, row_of
 from poolrt.notice import Leaked
@@ -16,7 +19,7 @@ from poolrt.states import ChildState
 from poolrt.supervisor.lifelines import send
 
 if TYPE_CHECKING:
-    from poolrt.hygiene.findings import LeakKind, LeakRow
+    from poolrt.hygiene.findings import LeakKind, LeakRow, Rest
     from poolrt.notice import Found
     from poolrt.supervisor.lifecycle import Child
     from poolrt.supervisor.reporter import Reporter
@@ -49,6 +52,15 @@ class Leaks:
             self._reporter.emit(
                 EventKind.LEAK_FOUND, child, task=now.task, task_id=found.task_id, cause=now.reason, numbers=numbers
             )
+
+    def left(self, rest: Rest) -> None:
+        """A child leaves: what it has not told counts where the same is known."""
+        for row in self._table.of_task(rest.task):
+            count, runs = rest.of(row.kind, row.what)
+            if runs:
+                more = msgspec.structs.replace(row, count=count, runs=runs)
+                self._table.add(more)
+                self._unsent.add(more)
 
     def _is_news(self, row: LeakRow, before: LeakRow | None) -> bool:
         if before is not None:

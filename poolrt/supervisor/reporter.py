@@ -11,7 +11,7 @@ import msgspec
 
 from poolrt.board import Row
 from poolrt.events import Event, EventKind
-from poolrt.notice import Found, Happened
+from poolrt.notice import Found, Happened, Ran
 from poolrt.states import Activity
 from poolrt.supervisor.leaks import Leaks
 from poolrt.supervisor.lifecycle import Child
@@ -62,10 +62,12 @@ class Reporter:
             fields.update(slot=child.slot, generation=child.generation, pid=child.pid or None)
         self.report(Event(kind, time.time(), node=self._node, **fields))
 
-    def heard(self, child: Child, said: Happened | Found) -> None:
+    def heard(self, child: Child, said: Happened | Found | Ran) -> None:
         """A child has something to report."""
         if isinstance(said, Found):
             self.leaks.heard(child, said)
+        elif isinstance(said, Ran):
+            self.leaks.left(said.rest)
         else:
             self.report(said.event)
 

@@ -290,7 +290,7 @@ class Supervisor:
             self._from_steward(received)
         elif isinstance(received, (notice.Poke, notice.CancelRun, notice.Recalled)):
             self.pool.heard(received)
-        elif isinstance(received, (notice.Happened, notice.Found)):
+        elif isinstance(received, (notice.Happened, notice.Found, notice.Ran)):
             self.reporter.heard(child, received)
         elif isinstance(received, notice.Trouble):
             self._trouble.said(child, received)

@@ -15,7 +15,10 @@ from stress.bench import backlog, environments, fairness, measure, pool_checks, 
 from stress.bench.site import Site
 from stress.bench.variants import DEFAULT_MEASURES, DEFAULT_SET, MEASURES, SETS, VARIANTS, Variant, chosen
 
-SHOWN = ("mid_per_s", "per_s", "cpu_us", "other_cpus", "cold_start_ms", "p50_ms", "p99_ms", "pids", "complete", "error")
+SHOWN = (
+    "mid_per_s", "per_s", "tasks_per_s", "cpu_us", "other_cpus", "cold_start_ms", "p50_ms", "p99_ms", "pids",
+    "complete", "error",
+)  # fmt: skip
 CHECKS = {**pool_checks.CHECKS, "fairness": fairness.fairness, "backlog": backlog.backlog}
 
 

@@ -1,4 +1,4 @@
-"""The measures: drain, recycling, enqueueing, latency. README.md defines every number taken here."""
+"""The measures: drain, recycling, enqueueing, workflows, latency. README.md defines every number taken here."""
 
 import time
 from typing import Any, NamedTuple
@@ -7,10 +7,11 @@ from stress.bench import process_tree
 from stress.bench.process_tree import Host
 from stress.bench.services import Service
 from stress.bench.site import Ran, Site, Workers
-from stress.bench.variants import ENQUEUED, ENQUEUED_MANY, PROBES, Size, Variant
+from stress.bench.variants import ENQUEUED, ENQUEUED_MANY, PROBES, WORKFLOWS, Size, Variant
 
 WARM_TASKS = 20
 SETTLE_S = 1.5
+ENQUEUES = {"enqueue": ("enqueue", ENQUEUED), "enqueue_many": ("preload", ENQUEUED_MANY)}
 CHILD_TASKS = 10  # what Variant.recycle_arguments say
 
 
@@ -27,10 +28,11 @@ def take(variant: Variant, measure: str, size: Size, site: Site) -> dict[str, An
     """Take one measure of one variant."""
     if measure in PROBES:
         return latency(variant, measure, size, site)
-    if measure == "enqueue":
-        return enqueue(variant, "enqueue", ENQUEUED[size], site)
-    if measure == "enqueue_many":
-        return enqueue(variant, "preload", ENQUEUED_MANY[size], site)
+    if measure in WORKFLOWS:
+        return workflow(variant, measure, WORKFLOWS[measure][size], site)
+    if measure in ENQUEUES:
+        mode, counts = ENQUEUES[measure]
+        return enqueue(variant, mode, counts[size], site)
     if measure == "recycle10":
         return recycle(variant, variant.recycle_tasks[size], site)
     if measure == "add_results":
@@ -131,6 +133,47 @@ def enqueue(variant: Variant, mode: str, count: int, site: Site) -> dict[str, An
     }
 
 
+def warmed(variant: Variant, env: dict[str, str], site: Site, workers: Workers) -> Moment:
+    """Let the workers run a few tasks and settle down; return the accounts then."""
+    site.produce(variant, env, "enqueue", "noop", WARM_TASKS)
+    if not site.records.reached(WARM_TASKS):
+        raise RuntimeError(f"the warm-up did not run: {workers.last_words()}")
+    time.sleep(SETTLE_S)
+    return moment(site, workers, site.service(variant))
+
+
+def workflow(variant: Variant, kind: str, count: int, site: Site) -> dict[str, Any]:
+    """Time one chord or chain on warm workers, from before the call that applies it to the start of its last task."""
+    service, records = site.service(variant), site.records
+    env = site.variant_env(variant, results=True)
+    service.empty()
+    records.clear()
+    with site.workers(variant, env) as workers:
+        before = warmed(variant, env, site, workers)
+        applied = site.produce(variant, env, "workflow", kind, count)
+        complete = records.reached(before.done + applied["count"])
+        after = moment(site, workers, service)
+    ran = [record for record in records.read() if record.at_ns > applied["began_ns"]]
+    ends = [record.at_ns for record in ran if record.mark]
+    if not ends:
+        raise RuntimeError(f"a {kind} of {count} did not end, {len(ran)} tasks ran: {workers.last_words()}")
+    seconds = (ends[0] - applied["began_ns"]) / 1e9
+    used = after.workers - before.workers + after.service - before.service
+    return {
+        "complete": complete and records.count() == before.done + applied["count"] and len(ends) == 1,
+        "tasks": len(ran),
+        "tasks_per_s": count / seconds,
+        "seconds": seconds,
+        "apply_s": applied["seconds"],
+        "first_s": (ran[0].at_ns - applied["began_ns"]) / 1e9,
+        "producer_cpu_us": applied["cpu"] / count * 1e6,
+        "cpu_us": used / applied["count"] * 1e6,
+        **others(before, after, used + applied["process_cpu"]),
+        "exit_code": workers.exit_code,
+        "survivors": workers.survivors,
+    }
+
+
 def latency(variant: Variant, measure: str, size: Size, site: Site) -> dict[str, Any]:
     """Time single tasks on idle workers, then weigh the workers."""
     service, records, probe = site.service(variant), site.records, PROBES[measure]
@@ -138,11 +181,7 @@ def latency(variant: Variant, measure: str, size: Size, site: Site) -> dict[str,
     service.empty()
     records.clear()
     with site.workers(variant, env) as workers:
-        site.produce(variant, env, "enqueue", "noop", WARM_TASKS)
-        if not records.reached(WARM_TASKS):
-            raise RuntimeError(f"the warm-up did not run: {workers.last_words()}")
-        time.sleep(SETTLE_S)
-        before = moment(site, workers, service)
+        before = warmed(variant, env, site, workers)
         probed = site.produce(variant, env, "latency", probe.samples[size], probe.max_s[size], probe.gap_s)
         after = moment(site, workers, service)
         time.sleep(0.5)

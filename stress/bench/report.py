@@ -30,6 +30,8 @@ def render(data: dict[str, Any]) -> str:
         ("Drain of add, results kept", _drains(run, "add_results")),
         ("Recycling, 10 tasks a child", _recycling(run)),
         ("Enqueueing no-ops, no worker running", _enqueueing(run)),
+        ("A chord, from the call to the start of its callback; each task keeps its result", _workflows(run, "chord")),
+        ("A chain, from the call to the start of its last step; each keeps its result", _workflows(run, "chain")),
         ("Latency on idle workers, tasks 5 ms apart, and their memory", _latency(run, "latency")),
         ("Latency after about 6 s idle", _latency(run, "latency_6s")),
         ("Left out or left behind", _troubles(run)),
@@ -118,6 +120,25 @@ def _enqueueing(run: Run) -> str:
     ]
     head = ["variant", f"calls/s, others <= {QUIET_CPUS} CPUs: median (takes)", "calls/s, all: median, range (takes)",
             "producer CPU us/call", "service CPU us/call", "other CPUs, most"]  # fmt: skip
+    return table(head, rows) if rows else ""
+
+
+def _workflows(run: Run, measure: str) -> str:
+    rows = [
+        [
+            variant,
+            run.quiet(variant, measure, "tasks_per_s"),
+            run.spread(variant, measure, "tasks_per_s"),
+            *(run.median(variant, measure, name, 3) for name in ("seconds", "apply_s", "first_s")),
+            *(run.median(variant, measure, name, 1) for name in ("producer_cpu_us", "cpu_us")),
+            _most_others(run, variant, measure),
+        ]
+        for variant in run.variants
+        if run.good(variant, measure)
+    ]
+    head = ["variant", f"tasks/s, others <= {QUIET_CPUS} CPUs: median (takes)", "tasks/s, all: median, range (takes)",
+            "seconds", "of the call", "to the first task", "producer CPU us/task", "worker and service CPU us/task",
+            "other CPUs, most"]  # fmt: skip
     return table(head, rows) if rows else ""
 
 

@@ -40,6 +40,7 @@ class Target:
 TITLES = {
     "mid_per_s": "tasks/s",
     "per_s": "calls/s",
+    "tasks_per_s": "tasks/s to its end",
     "cpu_us": "CPU a task, workers and server",
     "p50_ms": "p50",
     "p99_ms": "p99",
@@ -62,6 +63,10 @@ TARGETS = (
     Target("noop", "cpu_us", "poolrt/redis", CELERY, 0.1, is_cost=True),
     Target("enqueue", "per_s", "poolrt/redis", ON_REDIS, 1.0),
     Target("enqueue_many", "per_s", "poolrt/redis", ON_REDIS, 10.0, their_measure="enqueue"),
+    Target("chord", "tasks_per_s", "poolrt/redis", CELERY, 20.0),
+    Target("chord", "tasks_per_s", "poolrt/sqlite", CELERY, 20.0),
+    Target("chain", "tasks_per_s", "poolrt/redis", CELERY, 5.0),
+    Target("chain", "tasks_per_s", "poolrt/sqlite", CELERY, 5.0),
     Target("latency", "p50_ms", "poolrt/redis", PROBED, 1.0, is_cost=True),
     Target("latency", "p99_ms", "poolrt/redis", PROBED, 1.0, is_cost=True),
     Target("latency_6s", "p50_ms", "poolrt/redis", PROBED, 1.0, is_cost=True),

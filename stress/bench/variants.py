@@ -8,10 +8,11 @@ Size = Literal["small", "full"]
 Tasks = Mapping[Size, int]
 
 DRAINS = ("noop", "add", "add_results")
-MEASURES = (*DRAINS, "recycle10", "enqueue", "enqueue_many", "latency", "latency_6s")
+WORKFLOWS: Mapping[str, Tasks] = {"chord": {"small": 1000, "full": 10_000}, "chain": {"small": 100, "full": 1000}}
+MEASURES = (*DRAINS, "recycle10", "enqueue", "enqueue_many", *WORKFLOWS, "latency", "latency_6s")
 DEFAULT_MEASURES: Mapping[Size, tuple[str, ...]] = {
-    "small": ("noop", "add_results", "recycle10", "enqueue", "enqueue_many", "latency"),
-    "full": ("noop", "add_results", "recycle10", "enqueue", "enqueue_many", "latency", "latency_6s"),
+    "small": ("noop", "add_results", "recycle10", "enqueue", "enqueue_many", *WORKFLOWS, "latency"),
+    "full": ("noop", "add_results", "recycle10", "enqueue", "enqueue_many", *WORKFLOWS, "latency", "latency_6s"),
 }
 ENQUEUED: Tasks = {"small": 3000, "full": 10_000}
 ENQUEUED_MANY: Tasks = {"small": 30_000, "full": 200_000}
@@ -81,8 +82,8 @@ def _bare() -> Variant:
 
 def _celery(name: str, semantics: str, **options: Any) -> Variant:
     return Variant(
-        "celery", name, "celery_app", CELERY, "redis", semantics, (*DRAINS, "recycle10", "enqueue", "latency"),
-        {"small": 1500, "full": 4000}, options,
+        "celery", name, "celery_app", CELERY, "redis", semantics,
+        (*DRAINS, "recycle10", "enqueue", *WORKFLOWS, "latency"), {"small": 1500, "full": 4000}, options,
         recycle_arguments=TEN_A_CHILD, recycle_tasks={"small": 200, "full": 400},
     )  # fmt: skip
 

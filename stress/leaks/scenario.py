@@ -20,7 +20,7 @@ from poolrt.hygiene.processes import ProcessWatch
 from poolrt.hygiene.temp_files import TempWatch
 from poolrt.hygiene.threads import ThreadWatch
 from poolrt.states import TaskState
-from stress.leaks import innocent_files, innocent_left  # noqa: F401  they enter their workloads
+from stress.leaks import innocent_files, innocent_left, innocent_memory  # noqa: F401  they enter their workloads
 from stress.leaks.innocent import INNOCENT
 from stress.leaks.kinds import KINDS
 from stress.leaks.site import Pool, Site, ask

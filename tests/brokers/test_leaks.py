@@ -48,6 +48,15 @@ def test_rows_of_one_key_are_summed(broker: Broker, broker_factory: Factory) -> 
     assert broker.leaks() == [row(count=7, at=11.0, first_seen=2.0, stack="c.py:3 in h")]
 
 
+def test_runs_that_left_nothing_count_only_where_something_is_known(broker: Broker) -> None:
+    """After ``forget_leaks`` a child that leaves tells of what is forgotten."""
+    broker.note_leaks([row(count=0, runs=50)], call="1")
+    assert broker.leaks() == []
+    broker.note_leaks([row(count=2, runs=10)], call="2")
+    broker.note_leaks([row(count=0, runs=50), row("db:6379", count=0)], call="3")
+    assert broker.leaks() == [row(count=2, runs=60)]
+
+
 def test_kind_task_and_what_are_the_key(broker: Broker) -> None:
     """A row differs from another by any of them; they are any text, and come by task, kind and count."""
     rows = [
@@ -119,7 +128,7 @@ ROWS = st.lists(
     st.builds(
         row,
         what=st.sampled_from(["a", "b", "c"]),
-        count=st.integers(0, 1000),
+        count=st.integers(1, 1000),
         at=st.floats(0, 2e9, allow_nan=False),
         kind=st.sampled_from([LeakKind.FILES, LeakKind.MEMORY]),
         stack=st.sampled_from(["", "x.py:1 in f"]),

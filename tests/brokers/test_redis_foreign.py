@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from poolrt.brokers.redis import calls
@@ -151,6 +152,45 @@ def test_the_end_of_a_member_is_not_lost(store: Store, name: str, *, fails: bool
         assert store.broker.find("end").state is TaskState.PLANNED
     assert store.without_record({"g.1"}) == ["g.1"]  # it has one of another text
     assert store.broker.find("g.1").record == A_RECORD
+
+
+@pytest.mark.parametrize("name", ["planned", "seq", "res", "expiry", "ended:failed", "ended:cancelled", "groups"])
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_the_end_of_a_chain_is_not_lost(store: Store, name: str, *, is_cancelled: bool) -> None:
+    """Nor are the records of later steps, nor what happens instead of the next attempt of what was cancelled."""
+    task = store.put()
+    (held,) = store.settle([], 1)
+    outcome = Outcome(held, TaskState.FAILED, A_RECORD, also=(("end", A_RECORD),))
+    if is_cancelled:
+        store.broker.cancel_held(task)
+        instead = msgspec.structs.replace(outcome, state=TaskState.CANCELLED)
+        outcome = Outcome(held, None, if_cancelled=instead)
+    store.call("DEL", name)
+    store.call("XADD", name, "*", "not", "poolrt's")
+    for _ in range(3):
+        try:
+            store.settle([outcome], 0)
+            break
+        except BrokerDamaged:
+            if not store.resume([held]):
+                break
+    for ended in (task, "end"):
+        found = store.broker.find(ended)
+        assert found
+        assert found.record == A_RECORD
+    assert store.broker.depth()[:3] == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["expiry", "ended:failed", "ready:link", "planned", "seq"])
+def test_a_group_that_a_call_lets_fail(store: Store, name: str) -> None:
+    """It fails wholly: what the call met is set aside before anything of it is done."""
+    link = Enqueue("body", b"link", "link", 0, None)
+    store.broker.enqueue([], [NewGroup("g", 2, link, 1000, None, (link._replace(id="errback"),))])
+    store.call("DEL", name)
+    store.call("XADD", name, "*", "not", "poolrt's")
+    assert store.broker.fail_group("g", A_RECORD)
+    assert [each.task_id for each in store.settle([], 9)] == ["errback"]
+    assert store.broker.ended(TaskState.FAILED)[0].record == A_RECORD
 
 
 def test_the_list_of_groups_is_made_anew(store: Store) -> None:

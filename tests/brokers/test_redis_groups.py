@@ -132,6 +132,18 @@ def test_what_is_past_its_time_is_deleted(own: Server, worker: Worker, clock: Fa
     assert keys(own) == set()
 
 
+def test_a_group_of_an_old_name(worker: Worker, clock: FakeClock) -> None:
+    """Nothing of it is filled, though the one before it was not deleted yet; of two of one name the first is made."""
+    worker.client.enqueue([*members("g", 2), item("one")], [a_group(2, ttl=10)])
+    first, second, one = worker.take()
+    worker.end(done(first))
+    clock.advance(11)
+    worker.client.enqueue([], [a_group(2), a_group(5)])
+    worker.end(done(second))
+    assert state(worker.client, "g-body") is TaskState.PLANNED
+    assert ids(worker.end(done(one, Slot("g", 0)), reserve=9)[0]) == ["g-body"]
+
+
 def test_since_when_a_body_waits(worker: Worker, clock: FakeClock) -> None:
     """Since it was enqueued, and not since its group was made; a body with a time of its own waits for that."""
     groups = [a_group(1), NewGroup("h", 1, Enqueue("timed", b"", "default", 0, clock.wall() + 100), 1000)]
@@ -190,7 +202,7 @@ def test_who_waits_for_what_will_not_come(
     waiter = RedisBroker(own.url(), clock=clock)
     with contextlib.closing(waiter), ThreadPoolExecutor() as pool:
         waiting = pool.submit(waiter.wait, later, 12)
-        until(lambda: own.call("HEXISTS", "{poolrt}:waiters", later))
+        until(lambda: own.call("HEXISTS", "{poolrt}:waiters", later), "somebody waits")
         ways: dict[str, Callable[[], object]] = {
             "also": lambda: worker.end(Outcome(step, TaskState.FAILED, WHY, also=((later, WHY),))),
             "member": lambda: worker.end(failed(member)),

@@ -385,6 +385,7 @@ def resize(name: str, width: int) -> None:
 """
 
 
+@pytest.mark.timeout(240)  # each example is a command of its own
 def test_every_example_of_the_command_reference_works(reader: Callable[[Path], Reader], node_dir: Path) -> None:
     """Each example of the generated docs/reference/cli.md exits 0, with an app at the place that it names."""
     page = ROOT / "docs" / "reference" / "cli.md"

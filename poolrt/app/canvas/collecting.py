@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from poolrt.app.result import AsyncResult
 from poolrt.brokers.base import Found
+from poolrt.codec import decode
 from poolrt.errors import DecodingError
 from poolrt.message import decode_record
+from poolrt.states import TaskState
 from poolrt.terms import Slot
 
 if TYPE_CHECKING:
@@ -31,7 +33,14 @@ def collected(broker: Broker, collect: tuple[str, int]) -> list[Any]:
         for task_id, record in zip(ids, broker.records(ids), strict=True):
             if record is None:
                 raise DecodingError(f"the result of {task_id}, a member of its group, is gone: past its result_ttl")
-            member: AsyncResult[Any] = AsyncResult(task_id, broker)
-            member.keep(Found(task_id, decode_record(record).state, None, record, 0))
-            results.append(member.result)
+            results.append(_result_in(record, task_id, broker))
     return results
+
+
+def _result_in(stored: bytes, task_id: str, broker: Broker) -> Any:
+    record = decode_record(stored)
+    if record.state is TaskState.SUCCEEDED:
+        return None if record.value is None else decode(record.codec, record.value, trusted=broker.trusted)
+    member: AsyncResult[Any] = AsyncResult(task_id, broker)
+    member.keep(Found(task_id, record.state, None, stored, 0))
+    return member.result

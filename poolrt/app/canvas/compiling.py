@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from poolrt.app.calls import PLAIN, CallOptions, message_of
+from poolrt.app.calls import CallOptions, message_of
 from poolrt.app.canvas.ids import bounded, derived, group_id, step_ids
 from poolrt.app.canvas.parts import CallPart, FanPart, Part, Parts, awaited, inherited, with_ends
 from poolrt.app.canvas.steps import (
@@ -168,15 +168,16 @@ class Compiler:
         expires_in = None
         if expires is not None and not isinstance(expires, datetime):
             expires_in, expires = parse_duration(expires), None
-        given = PLAIN
+        given = CallOptions(task_id=step_id)
         if options or expires is not None:
-            given = CallOptions.parse(countdown=None, eta=options.pop("eta", None), expires=expires, **options)
+            eta = options.pop("eta", None)
+            given = CallOptions.parse(countdown=None, eta=eta, expires=expires, task_id=step_id, **options)
         if expires_in is None and expires is None:
             expires_in = task.options.expires
         is_fed = is_fed and not part.is_immutable
         message = message_of(task, part.args, part.kwargs, given, is_whole=not is_fed)
         message = msgspec.structs.replace(
-            message, id=step_id, enqueued_at=0.0, expires=message.expires if expires is not None else None,
+            message, enqueued_at=0.0, expires=message.expires if expires is not None else None,
             ignore_result=message.ignore_result and not keeps, terms=_own_terms(message),
         )  # fmt: skip
         return Call(

@@ -13,9 +13,12 @@ from poolrt.hygiene.findings import LeakKind, LeakRow, LeakTable
 
 
 def note(db: sqlite3.Connection, rows: Iterable[LeakRow]) -> None:
-    """Add the rows to what is known; beyond ``LeakTable.MOST_ROWS`` those go that were not seen for longest."""
+    """Add the rows to what is known, and begin none that counts runs alone; beyond ``LeakTable.MOST_ROWS`` those go
+    that were not seen for longest."""
     for row in rows:
         known = db.execute(statements.LEAK, row.key).fetchone()
+        if known is None and not row.count:
+            continue
         summed = row if known is None else _row(known).with_more(row)
         db.execute(statements.KEEP_LEAK, msgspec.structs.astuple(summed))
     db.execute(statements.FORGET_OLD_LEAKS, (LeakTable.MOST_ROWS,))

@@ -7,13 +7,14 @@ nobody's fault and forgotten.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import weakref
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Final
 
-from poolrt.hygiene.pools import method_pools, sqlalchemy_pools
+from poolrt.hygiene.pools import method_pools, opened, sqlalchemy_pools
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -27,6 +28,8 @@ _LIBRARIES: Final = {
     "sqlalchemy.orm": sqlalchemy_pools.follow_sessions,
     "redis.client": method_pools.follow_redis,
     "psycopg_pool": method_pools.follow_psycopg,
+    "psycopg": opened.follow_psycopg,
+    "psycopg2": opened.follow_psycopg2,
 }
 """By the module whose import means that the app may use the library."""
 _LIBRARY_FRAMES: Final = frozenset(("contextlib", "functools", "greenlet", "psycopg_pool", "redis", "sqlalchemy"))
@@ -40,13 +43,15 @@ class CheckedOut:
     Attributes:
         now: by a key of the library's choice.
         traces: whether to remember where a connection is taken, for 5 us each; on from the first suspicion.
-        pooled: connections that a pool has handed out before; those in the pool now are the pool's to look after.
+        pooled: connections of pools; those in their pool now are the pool's to look after.
+        opened: is called with each connection that psycopg or psycopg2 opens.
     """
 
     def __init__(self) -> None:
         self.now: dict[Hashable, Taken] = {}
         self.traces = False
         self.pooled: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.opened: Callable[[Any], object] = lambda _: None
         self._awaited = dict(_LIBRARIES)
         self._undo: list[Callable[[], object]] = []
         self.follow()
@@ -56,13 +61,15 @@ class CheckedOut:
         self.follow()
         self.now.clear()
 
-    def follow(self) -> None:
-        """Follow the libraries that were imported since. 0.2 us."""
-        for module in [module for module in self._awaited if module in sys.modules]:
+    def follow(self) -> bool:
+        """Follow the libraries that were imported since; whether there are any. 0.3 us."""
+        new = [module for module in self._awaited if module in sys.modules]
+        for module in new:
             try:
                 self._awaited.pop(module)(self)
             except Exception as error:  # noqa: BLE001  a version unlike those that were tested must not end the child
                 log.warning("the connections of %s are not watched: %s: %s", module, type(error).__name__, error)
+        return bool(new)
 
     def on_close(self, undo: Callable[[], object]) -> None:
         """What a library's part does to stop following."""
@@ -81,6 +88,17 @@ class CheckedOut:
         if before is not None and before.driver() is None:
             self.now[object()] = before  # it was dropped, and its number given to this one
         self.now[key] = taken
+
+    def of_pool(self, connection: Any) -> None:
+        """A pool has this connection of a driver's."""
+        with contextlib.suppress(TypeError):  # sqlite3's know no weak references
+            self.pooled.add(connection)
+
+    def off_pool(self, connection: Any) -> None:
+        """It is the app's own from now on."""
+        with contextlib.suppress(TypeError):
+            self.pooled.discard(connection)
+            self.opened(connection)
 
     def give_back(self, key: Hashable) -> None:
         """It is back, or no pool's any more."""

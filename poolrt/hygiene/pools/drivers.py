@@ -12,15 +12,18 @@ _IN_TRANSACTION: Final = (2, 3)
 
 
 def is_in_transaction(connection: Any) -> bool:
-    """Whether it sits in a transaction; False where the driver does not tell."""
-    info = getattr(connection, "info", None)
-    status = getattr(info, "transaction_status", None)  # psycopg 3, and psycopg2 since 2.8
-    if status is not None:
-        return status in _IN_TRANSACTION
-    told = getattr(connection, "in_transaction", None)  # sqlite3, aiosqlite
-    if told is None:
-        told = getattr(connection, "is_in_transaction", None)  # asyncpg
-    return bool(told() if callable(told) else told)
+    """Whether it sits in a transaction; False where the driver does not tell, as of one that is closed."""
+    try:
+        of = getattr(connection, "pgconn", None) or getattr(connection, "info", None)
+        status = getattr(of, "transaction_status", None)  # psycopg 3, and psycopg2 since 2.8
+        if status is not None:
+            return status in _IN_TRANSACTION
+        told = getattr(connection, "in_transaction", None)  # sqlite3, aiosqlite
+        if told is None:
+            told = getattr(connection, "is_in_transaction", None)  # asyncpg
+        return bool(told() if callable(told) else told)
+    except Exception:  # noqa: BLE001  the driver's, of a state that it does not tell
+        return False
 
 
 def where(connection: Any) -> str:

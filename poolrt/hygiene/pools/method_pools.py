@@ -90,7 +90,7 @@ def follow_psycopg(out: CheckedOut) -> None:
     from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
     def taken(pool: Any, connection: Any) -> Taken:
-        out.pooled.add(connection)
+        out.of_pool(connection)
         return TakenFromPsycopg(pool, connection)
 
     for pool in (ConnectionPool, AsyncConnectionPool):
@@ -101,15 +101,16 @@ def _follow(out: CheckedOut, pools: type[Any], take: str, give: str, made: Calla
     """Have ``take`` and ``give`` tell ``out``, on the class and those of its subclasses that have their own."""
     for kind in (pools, *_subclasses(pools)):
         if take in vars(kind):
-            _replace(out, kind, take, _telling_taken(out, vars(kind)[take], made))
+            replace(out, kind, take, _telling_taken(out, vars(kind)[take], made))
         if give in vars(kind):
-            _replace(out, kind, give, _telling_given(out, vars(kind)[give]))
+            replace(out, kind, give, _telling_given(out, vars(kind)[give]))
 
 
-def _replace(out: CheckedOut, kind: type[Any], name: str, method: Any) -> None:
-    original = vars(kind)[name]
-    setattr(kind, name, method)
-    out.on_close(lambda: setattr(kind, name, original))
+def replace(out: CheckedOut, of: Any, name: str, method: Any) -> None:
+    """Replace what this class or module has by that name, until ``out`` is closed."""
+    original = vars(of)[name]
+    setattr(of, name, method)
+    out.on_close(lambda: setattr(of, name, original))
 
 
 def _telling_taken(out: CheckedOut, original: Any, made: Callable[[Any, Any], Taken]) -> Any:

@@ -1,6 +1,7 @@
 """SQLAlchemy's pools, by the events it has for that; those of its asyncio engines too.
 
-    checkout ──▶ taken     checkin, detach ──▶ given back     begin, after_begin ──▶ whose transaction it is
+    connect ──▶ a pool's    checkout ──▶ taken    checkin ──▶ given back    detach ──▶ given back, and no pool's
+    begin, after_begin ──▶ whose transaction it is
 
 A transaction is ended by whoever began it, the session or the connection, for these keep a state of their own: rolled
 back below it, a session would take rows for stored that are not. A session that is rolled back gives its connection
@@ -66,13 +67,21 @@ def follow_pools(out: CheckedOut) -> None:
     def returned(_: Any, record: Any) -> None:
         out.give_back(id(record.info))
 
+    def connected(_: Any, record: Any) -> None:
+        out.of_pool(record.driver_connection)
+
+    def detached(connection: Any, record: Any) -> None:
+        out.give_back(id(record.info))
+        out.off_pool(connection)
+
     def begun(connection: Any) -> None:
         known = out.now.get(id(connection.info))
         if isinstance(known, TakenFromEngine):
             known.connection = weakref.ref(connection)
 
     for target, name, listener in (
-        (Pool, "checkout", taken), (Pool, "checkin", returned), (Pool, "detach", returned), (Engine, "begin", begun),
+        (Pool, "connect", connected), (Pool, "checkout", taken), (Pool, "checkin", returned),
+        (Pool, "detach", detached), (Engine, "begin", begun),
     ):  # fmt: skip
         _listen(out, target, name, listener)
 

@@ -29,6 +29,10 @@ class Taken:
         """The driver's connection; None if there is none any more."""
         return None
 
+    def is_ours(self) -> bool:
+        """Whether this thread has taken it, and no other."""
+        return self.thread == threading.get_ident()
+
     def roll_back(self) -> bool:
         """End its transaction; False if that cannot be done from here. Raises what the library raises."""
         return False

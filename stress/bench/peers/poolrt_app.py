@@ -1,4 +1,4 @@
-"""poolrt's side of the bench: the same two tasks as every peer, one that may be short or long, one of a millisecond."""
+"""poolrt's side of the bench: the same tasks as every peer, one that may be short or long, one of a millisecond."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from bench_env import OPTIONS, REDIS_URL, RESULTS, SQLITE
 from recorder import hit
 
-from poolrt import App
+from poolrt import App, chain, chord
 
 app = App("bench", broker=REDIS_URL if OPTIONS.get("broker") == "redis" else f"sqlite:///{SQLITE}")
 
@@ -42,6 +42,18 @@ def millisecond() -> None:
         [{"name": "x", "n": n} for n in range(10)]
 
 
+@app.task
+def step(*_: object) -> None:
+    """A no-op of a workflow, which keeps its result: Celery's chords need that, ours do it anyway."""
+    hit()
+
+
+@app.task
+def last(*_: object) -> None:
+    """The end of a workflow, marked in the record."""
+    hit(1)
+
+
 TASKS = {"noop": noop, "add": add, "rest": rest, "millisecond": millisecond}
 
 
@@ -53,3 +65,10 @@ def sender(task: str) -> Callable[..., Any]:
 def bulk(task: str) -> Callable[[Sequence[Sequence[Any]]], Any]:
     """Return what a user calls to enqueue many."""
     return TASKS[task].enqueue_many
+
+
+def workflow(kind: str) -> Callable[[int], Any]:
+    """Return what a user writes to apply a chord or a chain of that many no-ops."""
+    if kind == "chord":
+        return lambda count: chord([step.s() for _ in range(count)], last.s()).apply_async()
+    return lambda count: chain(*(step.s() for _ in range(count - 1)), last.s()).apply_async()

@@ -3,10 +3,11 @@
     producer.py MODULE enqueue TASK COUNT                       one call at a time
     producer.py MODULE preload TASK COUNT                       the fastest way the module has
     producer.py MODULE mixed COUNT PLACE SECONDS                many calls of ``rest`` at once, a long one at PLACE
+    producer.py MODULE workflow KIND COUNT                      one chord or chain of that many no-ops
     producer.py MODULE latency SAMPLES MAX_SECONDS GAP_SECONDS  one call at a time, each once the last one has run
 
-A module has ``sender(task)``, or ``async_sender(task)`` to be awaited, and may have ``bulk(task)``. The answer is one
-line of JSON after ``@@``, since a peer may print lines of its own.
+A module has ``sender(task)``, or ``async_sender(task)`` to be awaited, and may have ``bulk(task)`` and
+``workflow(kind)``. The answer is one line of JSON after ``@@``, since a peer may print lines of its own.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ ARGUMENTS: dict[str, tuple[int, ...]] = {"noop": (), "add": (1, 2), "millisecond
 RECORD_SIZE = 16
 LOST_AFTER_S = 15.0
 WARM_CALLS = 10
+SETTLE_S = 0.2
 
 
 class Sender:
@@ -96,6 +98,19 @@ def mixed(module: ModuleType, count: int, place: int, seconds: float) -> dict[st
     return {"began_ns": began, "seconds": (time.monotonic_ns() - began) / 1e9}
 
 
+def workflow(module: ModuleType, kind: str, count: int) -> dict[str, Any]:
+    """Apply one workflow, after a small one that connects; the answer's ``count`` is of both, callbacks included."""
+    apply, beside = module.workflow(kind), int(kind == "chord")
+    base = recorded()
+    apply(WARM_CALLS)
+    if next_record(base + WARM_CALLS + beside - 1) is None:
+        raise TimeoutError(f"the {kind} before the one to be timed did not end")
+    time.sleep(SETTLE_S)
+    began, costs = time.monotonic_ns(), Costs()
+    apply(count)
+    return {**costs.of(count + WARM_CALLS + 2 * beside), "began_ns": began}
+
+
 def recorded() -> int:
     """Return how many records there are."""
     return os.path.getsize(RECORD_FILE) // RECORD_SIZE
@@ -140,6 +155,8 @@ async def answer(module: ModuleType, mode: str, rest: list[str]) -> dict[str, An
     """Run one mode."""
     if mode == "latency":
         return await latency(module, int(rest[0]), float(rest[1]), float(rest[2]))
+    if mode == "workflow":
+        return workflow(module, rest[0], int(rest[1]))
     if mode == "mixed":
         return mixed(module, int(rest[0]), int(rest[1]), float(rest[2]))
     return await {"enqueue": enqueue, "preload": preload}[mode](module, rest[0], int(rest[1]))

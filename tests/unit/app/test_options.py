@@ -10,7 +10,7 @@ import pytest
 from poolrt import Middleware, Task
 from poolrt.app.app import App
 from poolrt.app.calls import CallOptions
-from poolrt.app.options import TaskOptions, parse_rate
+from poolrt.app.options import TaskOptions, parse_rate, wall_time
 from poolrt.errors import ConfigurationError
 
 
@@ -200,3 +200,9 @@ def test_hooks_are_not_async(app: App) -> None:
         app.task(base=type("Late", (Task,), {"on_success": hook}))(lambda: None)
     with pytest.raises(ConfigurationError, match=r"Late\.before_run is async"):
         App("x", "sqlite:////nowhere/x.db", middleware=[type("Late", (Middleware,), {"before_run": hook})()])
+
+
+def test_a_moment_is_an_aware_datetime() -> None:
+    """A text is refused by one line, as a naive datetime is."""
+    with pytest.raises(ConfigurationError, match=r"eta is an aware datetime, not '2030-01-01'; .*countdown="):
+        wall_time("2030-01-01", "eta")  # type: ignore[arg-type]

@@ -19,10 +19,11 @@ from poolrt.child import orphans as orphans_module
 from poolrt.child.audit import Audit
 from poolrt.child.orphans import Orphans
 from poolrt.child.watches import Verdict
-from poolrt.hygiene.findings import Finding, LeakKind, Policies
+from poolrt.hygiene.findings import Finding, LeakKind, Policies, Rest
 from poolrt.hygiene.pools.checked_out import CheckedOut
 from poolrt.hygiene.pools.taken import Taken
 from poolrt.hygiene.pools.watch import PoolWatch
+from poolrt.hygiene.task_state import StateWatch
 from poolrt.posix.processes import dead_children
 from poolrt.states import Activity
 
@@ -102,6 +103,21 @@ def make(told: list[Finding], watch: FakeWatch) -> Make:
         return audit
 
     return make
+
+
+def test_a_child_that_leaves_tells_what_was_too_little_to_tell(told: list[Finding]) -> None:
+    """How often its tasks ran, for the kinds of which that is known; none of kinds that are ignored."""
+    for policy, kinds in (("warn", 5), ("ignore,state=warn", 1), ("ignore", 0)):
+        rests: list[Rest] = []
+        audit = Audit(Policies(policy), 0, Row(), Sizes(0), told.append, rest=rests.append)  # type: ignore[arg-type]
+        audit.add([StateWatch()] if kinds else [])
+        for _ in range(3):
+            audit.after("t", 1.0)
+        audit.leaving()
+        mine = [rest for rest in rests if rest.task == "t"]
+        assert sum(len(rest.kinds) for rest in mine) == kinds
+        assert {rest.runs for rest in mine} <= {3}
+    assert told == []
 
 
 def test_a_child_below_its_ceiling_stays(make: Make) -> None:

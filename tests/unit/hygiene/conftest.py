@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from poolrt.hygiene.descriptors import DescriptorWatch
@@ -105,3 +107,12 @@ def new_table() -> type[Table]:
 def table() -> Table:
     """A table with eight descriptors of the process's own."""
     return Table()
+
+
+@pytest.fixture
+def same_samples():
+    """Which runs LiveMemory samples is drawn: the same ones in each test."""
+    state = random.getstate()
+    random.seed(7)
+    yield
+    random.setstate(state)

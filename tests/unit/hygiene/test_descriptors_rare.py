@@ -241,10 +241,8 @@ def test_its_rate_is_the_truth_from_the_first_finding_on(table, share):
     more = sum(finding.count for _, finding in table.drive(100, ("t", nothing), watch=watch))
     (rest,) = watch.rest()
     assert (rest.task, rest.runs) == ("t", watch._ran["t"])
-    kinds = {kind: (what, left, since) for kind, what, left, since in rest.since}
-    what, unsaid, since = kinds[LeakKind.CONNECTIONS]
-    assert what == PG
-    assert count + more + unsaid == next(left)
+    unsaid, since = rest.of(LeakKind.CONNECTIONS, PG)
+    assert 0 <= next(left) - (count + more + unsaid) <= 5, "those hidden before the first count are nobody's"
     assert more or runs + since == rest.runs
 
 

@@ -3,74 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import random
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
 from poolrt.hygiene import live_memory
 from poolrt.hygiene.findings import LeakKind
-from poolrt.hygiene.live_memory import LiveMemory
+from tests.unit.hygiene.readings import KIB, Process, names, nothing
 
-KIB = 1024
-
-
-class Process:
-    """Live bytes and a clock that tasks move: ``run_us`` each, and ``sample_us`` for what a sample costs."""
-
-    def __init__(self, run_us: int = 1000, sample_us: int = 120, **options) -> None:
-        self.live = 50 << 20
-        self.garbage = 0
-        self.now = 0
-        self.run_ns, self.collect_ns = run_us * 1000, sample_us * 500
-        self.sampled: Counter[str] = Counter()
-        self.collections = 0
-        self.runs: Counter[str] = Counter()
-        self.looked = False
-        self.random = random.Random(1)
-        options.setdefault("traces", False)
-        self.memory = LiveMemory(
-            collect=self.collect, read=lambda: self.live + self.garbage, clock=lambda: self.now, **options
-        )
-
-    def collect(self) -> None:
-        self.now += self.collect_ns
-        self.garbage = 0
-        self.collections += 1
-
-    def run(self, name, function, own=0):
-        due = self.looked = self.memory.due(name)
-        if due:
-            self.sampled[name] += 1
-            self.memory.before(name)
-        began = self.now
-        self.now += self.run_ns
-        self.live += int(function() or 0)
-        self.runs[name] += 1
-        return self.memory.after(name, self.now - began, own) if due else []
-
-    def mix(self, runs, **tasks):
-        """Run these in random order; the findings."""
-        names = sorted(tasks)
-        found = []
-        for _ in range(runs):
-            name = self.random.choice(names)
-            found += self.run(name, tasks[name])
-        return found
-
-
-@pytest.fixture(autouse=True)
-def _same_samples():
-    """Which runs are sampled is drawn: the same ones in each test."""
-    state = random.getstate()
-    random.seed(7)
-    yield
-    random.setstate(state)
-
-
-def nothing() -> int:
-    return 0
+pytestmark = pytest.mark.usefixtures("same_samples")
 
 
 def cache(entries, size, rng):
@@ -97,10 +38,6 @@ def buffer(size, runs):
     """A run that adds to a buffer, which each so manieth run empties."""
     numbers = iter(range(1, 10**9))
     return lambda: size if next(numbers) % runs else -size * (runs - 1)
-
-
-def names(found):
-    return sorted({finding.task for finding in found})
 
 
 def test_a_leak_is_named_with_its_numbers() -> None:
@@ -212,7 +149,7 @@ def test_what_is_finished_is_settled_before_each_collection() -> None:
     """A finalizer that crashes there takes nothing with it that was done; and that time is a cost, not the run's."""
     calls = []
     process = Process(settle=lambda: calls.append("settle"))
-    process.memory._collect = lambda: calls.append("collect")
+    process.memory._collect = lambda generation: calls.append("collect")
     process.run("a", nothing)
     assert calls == ["settle", "collect", "settle", "collect"]
 

@@ -298,3 +298,39 @@ def test_a_library_of_an_unknown_kind_is_told_once(monkeypatch, caplog):
     made = CheckedOut()
     made.follow()
     assert caplog.text.count("the connections of json are not watched: AttributeError: no such method") == 1
+
+
+def test_one_that_a_task_cannot_have_taken_is_not_given_to_it(take, run):
+    """It keeps one for use itself, to the same peer: two of one task would be a leak."""
+    take()
+    assert run.watch.look({"pay": 1, "ship": 1}) == []
+    assert run(lambda _: take(), 1, "keep") == []
+    found = run(nothing, 250, "keep")
+    assert {each.task for each in found} <= {""}
+
+
+def test_a_glance_after_each_run_tells_who_took_it(out, take):
+    """However rare the looks; in the place of one that came back too."""
+    watch = PoolWatch(out)
+    take()
+    assert watch.stirs(["pay"])
+    assert watch.look({"ship": 3, "pay": 1}) == []
+    out.give_back(next(iter(out.now)))
+    second = take()
+    assert watch.stirs(["pay"])
+    assert watch.look({"ship": 1, "pay": 1}) == []
+    assert not watch.stirs(["ship"])
+    out.take(second, Connection())
+    assert watch.stirs(["pay"])
+    watch.look({"ship": 1, "pay": 1})
+    take()
+    assert watch.stirs(["pay"])
+    (found,) = watch.look({"ship": 1, "pay": 1})
+    assert (found.task, found.count, found.runs) == ("pay", 2, 4)
+
+
+def test_what_is_not_told_counts_when_the_child_leaves(take, run):
+    """One alone, and the runs since the last look."""
+    run(lambda _: take(), 1)
+    (rest,) = run.watch.rest({"pay": 4})
+    assert (rest.task, rest.of(LeakKind.CHECKED_OUT, PEER)) == ("pay", (1, 5))

@@ -156,16 +156,51 @@ def test_several_tasks_since_the_last_look_are_told_apart_by_single_looks(out, l
     assert (found.task, found.count, found.runs) == ("pay", 2, 3)
 
 
-def test_each_run_is_looked_at_for_a_while_after_a_find(out, leave):
-    """A roll-back makes a look slow; looks that came rarer then would let a pool run empty between them."""
+def test_a_glance_after_each_run_tells_whose_it_is(out, leave):
+    """However rare the looks: a known session was left by what ran since the glance before."""
+    watch = TransactionWatch(out)
+    session = leave(IDLE)
+    assert not watch.stirs(["ship", "ship"])
+    session.info.transaction_status = IN_TRANSACTION
+    assert watch.stirs(["pay"])
+    (found,) = watch.look({"ship": 2, "pay": 1})
+    assert (found.task, found.count, found.runs) == ("pay", 1, 1)
+    assert not watch.stirs(["ship"])
+
+
+def test_what_stirred_and_was_not_looked_at_is_not_blamed_on_the_next(out, leave):
+    """A look does not follow where the child leaves for something else."""
     watch = TransactionWatch(out)
     leave()
-    watch.look({"pay": 1})
-    wanted = 0
-    while watch.wants_each:
-        watch.look({"pay": 1})
-        wanted += 1
-    assert wanted == 200
+    assert watch.stirs(["pay"])
+    assert watch.stirs(["ship"])
+    assert watch.look({"pay": 1, "ship": 1}) == []
+    (found,) = watch.leaving({})
+    assert found.task == ""
+    assert "of pay or ship left" in found.reason
+
+
+def test_what_is_let_be_stirs_no_more(out, leave):
+    """Until it was out of its transaction at a glance."""
+    session = leave()
+    watch = TransactionWatch(out)
+    assert not watch.stirs(["pay"])
+    session.info.transaction_status = IDLE
+    assert not watch.stirs(["pay"])
+    session.info.transaction_status = IN_TRANSACTION
+    assert watch.stirs(["pay"])
+
+
+def test_a_thread_that_ended_may_be_another_tasks(out):
+    """Whose it was is not known once other tasks have run."""
+    watch = TransactionWatch(out)
+    thread = threading.Thread(target=lambda: out.take("key", Session(IN_TRANSACTION, True)))
+    assert watch.look({"ship": 1}) == []
+    thread.start()
+    thread.join()
+    assert watch.look({"pay": 1}) == []
+    (found,) = watch.leaving({})
+    assert (found.task, found.runs) == ("", 2)
 
 
 def test_what_nobody_leaves_again_is_told_without_a_name(out, leave):
@@ -177,16 +212,6 @@ def test_what_nobody_leaves_again_is_told_without_a_name(out, leave):
         found += watch.look({"pay": 1})
     assert [(each.task, each.count) for each in found] == [("", 1)]
     assert not watch.wants_each
-
-
-def test_each_run_is_looked_at_for_a_while_after_a_search(out, database):
-    """It is slow too, and looks that came rarer after it would miss what comes next."""
-    watch = TransactionWatch(out)
-    with open(database, "rb"):
-        looks(watch, 16)
-        assert not watch.wants_each
-        looks(watch, 1)
-        assert watch.wants_each
 
 
 # ---- the app's own connections
@@ -232,9 +257,36 @@ def test_a_search_in_vain_is_repeated_later_not_never(out, database):
         file.close()
 
 
-def looks(watch, count):
-    """What so many looks find, each after a run of ``pay``."""
-    return [found for _ in range(count) for found in watch.look({"pay": 1})]
+def looks(watch, count, task="pay"):
+    """What so many looks find, each after a run of this task."""
+    return [found for _ in range(count) for found in watch.look({task: 1})]
+
+
+def test_one_that_a_search_meets_in_a_transaction_is_not_the_last_tasks(out, database):
+    """It may have been left by any run since the search before; the first that leaves it again has it."""
+    watch = TransactionWatch(out)
+    kept = sqlite3.connect(database)
+    kept.execute("insert into paid values (1)")
+    assert looks(watch, 1) == []
+    assert looks(watch, 100, "ship") == []
+    assert not kept.in_transaction
+    kept.execute("insert into paid values (1)")
+    (found,) = looks(watch, 1)
+    assert (found.task, found.count, found.runs) == ("pay", 2, 2)
+    kept.close()
+
+
+def test_one_that_a_search_meets_is_told_when_the_child_leaves_with_those_it_may_be_of(out, database):
+    """The search is made then, if it was due."""
+    watch = TransactionWatch(out)
+    kept = sqlite3.connect(database)
+    kept.execute("insert into paid values (1)")
+    assert looks(watch, 1) + looks(watch, 1, "ship") == []
+    (found,) = watch.leaving({"ship": 1})
+    assert (found.task, found.count, found.runs) == ("", 1, 3)
+    assert found.reason.startswith(f"3 runs of pay or ship left a session of sqlite:///{database} in a transaction")
+    assert watch.leaving({}) == []
+    kept.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors are read from /proc")
@@ -292,3 +344,15 @@ def test_beside_other_threads_a_connection_of_the_apps_own_is_told_only(out, dat
         go.set()
         thread.join()
         kept.close()
+
+
+def test_runs_that_left_nothing_count_when_the_child_leaves(out, leave):
+    """Else the rate would be that of the runs until the last one that left something."""
+    watch = TransactionWatch(out)
+    leave()
+    assert len(watch.look({"pay": 1})) == 1
+    assert watch.leaving({"pay": 4, "ship": 2}) == []
+    kind = LeakKind.TRANSACTIONS
+    assert [(rest.task, rest.of(kind, PEER), rest.of(kind, "another")) for rest in watch.rest()] == [
+        ("pay", (0, 4), (0, 5)), ("ship", (0, 2), (0, 2)),
+    ]  # fmt: skip

@@ -7,7 +7,12 @@ if call('EXISTS', carried_out) == 1 then return 0 end
 for at = 3, #ARGV, 2 do
     local field, packed = ARGV[at], ARGV[at + 1]
     local known = leak_in(field, call('HGET', LEAKS, field))
-    call('HSET', LEAKS, field, known and cmsgpack.pack(with_more(cmsgpack.unpack(packed), known)) or packed)
+    local row = cmsgpack.unpack(packed)
+    if known then
+        call('HSET', LEAKS, field, cmsgpack.pack(with_more(row, known)))
+    elseif row[4] > 0 then -- else it is runs alone, of what was forgotten
+        call('HSET', LEAKS, field, packed)
+    end
 end
 if call('HLEN', LEAKS) > most then
     local all, seen = call('HGETALL', LEAKS), {}

@@ -69,20 +69,25 @@ class Expected:
         self.failed: set[str] = set()
         self.errbacks: Counter[str] = Counter()
 
-    def of(self, canvas: Signature[Any], *value: Any) -> Any:
-        """Its result, given the value before it if there is any."""
+    def of(self, canvas: Signature[Any], *value: Any, is_member: bool = False, is_joined: bool = False) -> Any:
+        """Its result, given the value before it if there is any.
+
+        ``is_member``: of a group with a body; ``is_joined``: the group that it is, or ends with, has a body.
+        """
         if isinstance(canvas, Call):
             result = self._call(canvas, value)
         elif isinstance(canvas, chain):
-            result = self._chain(canvas, value)
+            result = self._chain(canvas, value, is_joined=is_joined or is_member)
         elif isinstance(canvas, group):
-            result = [self.of(member, *value) for member in canvas.members]
+            result = [self.of(member, *value, is_member=is_joined) for member in canvas.members]
         else:
             assert isinstance(canvas, chord)
-            result = self._body(canvas.body, self.of(canvas.header, *value), collects=canvas.collect_errors)
+            header = self.of(canvas.header, *value, is_joined=True)
+            result = self._body(canvas, header, is_joined=is_joined or is_member)
         if has_failed(result):
             for errback in canvas.errbacks:
-                self.errbacks[label_of(errback)] += failures_in(result)  # each member of a group at its end is an end
+                # Each member of a group at its end is an end of it, but where these are collected as one result.
+                self.errbacks[label_of(errback)] += 1 if is_member else failures_in(result)
         elif canvas.links:
             for link in canvas.links:
                 self.of(link, result)
@@ -96,23 +101,24 @@ class Expected:
         self.succeeded.add(label)
         return [label, *(() if call.immutable else value), *call.args[:-1]]
 
-    def _chain(self, canvas: chain[Any], value: tuple[Any, ...]) -> Any:
+    def _chain(self, canvas: chain[Any], value: tuple[Any, ...], *, is_joined: bool) -> Any:
         result: Any = None
         for number, step in enumerate(canvas.steps):
             if number and has_failed(result):
-                if ends_in_group(canvas.steps[number - 1]):
+                if ends_in_group(canvas.steps[number - 1]) and result != FAILED:  # its members were called
                     self.errbacks.update(of_a_body(step))
                 return FAILED
-            result = self.of(step, *(value if number == 0 else (result,)))
+            is_last = number + 1 == len(canvas.steps)
+            result = self.of(step, *(value if number == 0 else (result,)), is_joined=is_joined or not is_last)
         return result
 
-    def _body(self, body: Signature[Any], results: list[Any], *, collects: bool) -> Any:
+    def _body(self, canvas: chord[Any], results: list[Any], *, is_joined: bool) -> Any:
         if has_failed(results):
-            if not collects:
-                self.errbacks.update(of_a_body(body))
+            if not canvas.collect_errors:
+                self.errbacks.update(of_a_body(canvas.body))
                 return FAILED
             results = ["error" if has_failed(each) else each for each in results]
-        return self.of(body, results)
+        return self.of(canvas.body, results, is_joined=is_joined)
 
 
 def of_a_body(canvas: Signature[Any]) -> set[str]:

@@ -138,9 +138,9 @@ class Workflows(RuleBasedStateMachine):
         errbacks = set[str]().union(*(errbacks for _, errbacks in self.seen))
         want = Counter(succeeded) + Counter(failed)
         assert self.ran == want, {n: (self.ran[n], want[n]) for n in {*self.ran, *want} if self.ran[n] != want[n]}
-        assert set(self.told) == errbacks
+        assert set(self.told) == errbacks, (self.told, errbacks, [canvas.to_dict() for canvas, _ in self.applied])
         if len(self.seen) == len(self.applied):  # what is repaired may fail elsewhere, and tell again
-            assert self.told == told
+            assert self.told == told, (self.told, told, [canvas.to_dict() for canvas, _ in self.applied])
         assert not self.store.held
         if not any(self.labels.failing):
             assert not self.store.groups
