@@ -173,18 +173,18 @@ class Broker(abc.ABC):
         """In one atomic step drop the record of this id and store the message anew; False, and nothing is changed, if
         there is no record of it or its ``unique`` key is another's."""
 
+    @abc.abstractmethod
     def records(self, ids: Sequence[str]) -> list[bytes | None]:
         """The records of these ids, in their order; one round trip for a thousand."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def end_ahead(self, records: Sequence[tuple[str, bytes]], ttl: float) -> list[bool]:
         """Keep a record for ids of which there is neither message nor record, so that a follow-up of this id is not
         enqueued any more; for each, whether it was kept. Who waits for it is told."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def fail_group(self, group: str, failure: bytes) -> bool:
-        """Let a group fail as by a member, with the encoded Record of its body; whether it was known and had not failed."""
-        raise NotImplementedError
+        """Let a group fail as by a member, with the encoded Record of its body; whether it was there, unfailed."""
 
     @abc.abstractmethod
     def find(self, task_id: str) -> Found | None:

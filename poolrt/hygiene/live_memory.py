@@ -135,7 +135,7 @@ class LiveMemory:
         self._samplings: dict[str, _Sampling] = {}
         self._spare = _HEAD_START_NS
         self._costs: dict[tuple[bool, bool], int] = {}
-        """Of a sample: with a full collection or without, judged or not; nanoseconds, moving medians."""
+        """Of a sample: with a full collection or without, judged or not; nanoseconds, moving means."""
         self._time = self._runs = 0
         """Nanoseconds and runs, of all tasks, as the samples tell."""
         self._live = self._began = self._spent = self._old = 0
@@ -219,7 +219,7 @@ class LiveMemory:
         sampling = self._samplings[task]
         sampling.runtime = _median(sampling.runtime, runtime)
         sampling.samples += 1
-        cost = self._costs[kind] = _median(self._costs.get(kind, 0), self._spent + self._clock() - ended)
+        cost = self._costs[kind] = _mean(self._costs.get(kind, 0), self._spent + self._clock() - ended)
         self._time += sampling.runtime * sampling.every
         self._runs += sampling.every
         allowed = max(_LEAST_NS, int(max(sampling.runtime, self._time / self._runs) * _SHARE))
@@ -266,7 +266,12 @@ class LiveMemory:
 
 
 def _median(known: int, new: int) -> int:
-    """A moving median, a step of an eighth at a time: that the process was off its processor for a while is no cost."""
+    """A moving median, a step of an eighth at a time: that one run took long is no reason to think that all do."""
     if not known:
         return new
     return known + known // 8 if new > known else known - known // 8
+
+
+def _mean(known: int, new: int) -> int:
+    """A moving mean, in which that the process was off its processor for a while counts as four times the usual."""
+    return known + (min(new, 4 * known) - known) // 8 if known else new

@@ -211,7 +211,7 @@ def test_long_runs_are_looked_at_each(make: Make, watch: FakeWatch) -> None:
 
 def test_quick_runs_are_looked_at_together(make: Make, watch: FakeWatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks take no more than their share of the time; no run is forgotten."""
-    monkeypatch.setattr(audit_module.time, "perf_counter_ns", itertools.count(0, 6000).__next__)
+    monkeypatch.setattr(audit_module.time, "thread_time_ns", itertools.count(0, 6000).__next__)
     audit = make()
     for number in range(1000):
         audit.after(f"task-{number % 2}", 0.0)
@@ -222,7 +222,7 @@ def test_quick_runs_are_looked_at_together(make: Make, watch: FakeWatch, monkeyp
 
 def test_a_watch_may_want_to_see_each_run(make: Make, watch: FakeWatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until it has named the task; whatever it costs."""
-    monkeypatch.setattr(audit_module.time, "perf_counter_ns", itertools.count(0, 6000).__next__)
+    monkeypatch.setattr(audit_module.time, "thread_time_ns", itertools.count(0, 6000).__next__)
     audit = make()
     audit.after("t", 0.0)
     watch.wants_each = True
@@ -253,7 +253,7 @@ def test_a_pool_that_has_given_more_is_looked_at_now(
     make: Make, watch: FakeWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Quick runs that each keep a connection would empty their pool before there is time for a look."""
-    monkeypatch.setattr(audit_module.time, "perf_counter_ns", itertools.count(0, 10**9).__next__)
+    monkeypatch.setattr(audit_module.time, "thread_time_ns", itertools.count(0, 10**9).__next__)
     out = CheckedOut()
     audit = make()
     audit.add([PoolWatch(out)])
