@@ -103,19 +103,40 @@ def list_tasks(
     examples=(
         ("poolrt task show proj.tasks:app order-17", "state, times, attempts, error"),
         ("poolrt task show proj.tasks:app order-17 --arguments", "with the values that it was called with"),
+        ("poolrt task show proj.tasks:app order-17 --tree", "each part of the workflow that it is in or ends"),
     ),
 )  # fmt: skip
 @app_and("ID", most=1)
 @arguments_option
+@click.option("--tree", is_flag=True, help="Instead, where each part of its workflow is.")
 @json_option
 @verbose_option
-def show(app: str, words: tuple[str, ...], *, arguments: bool, as_json: bool) -> int:
+def show(app: str, words: tuple[str, ...], *, arguments: bool, tree: bool, as_json: bool) -> int:
     """Show what is known of a task.
 
     State, queue, times, attempts, error. Arguments are told by type and size, and results not at all. Exit code 12:
     the broker knows no such task.
     """
+    if tree:
+        return show_tree(app, words[0], as_json=as_json)
     return show_task(app, words[0], arguments=arguments, as_json=as_json, ended=False)
+
+
+def show_tree(app: str, task_id: str, *, as_json: bool) -> int:
+    """Print the workflow of a task, or whose result the task is. Raises TaskRefused."""
+    from poolrt.app.canvas.found import tree_of_root
+    from poolrt.message import decode_message, decode_record
+
+    with opened_broker(app) as broker:
+        found = broker.find(task_id)
+        if found is None:
+            raise TaskRefused(f"task {task_id} is unknown to {broker.url}: never enqueued, or past its TTL")
+        envelope = found.envelope
+        if envelope is None and found.record is not None:
+            envelope = decode_record(found.record).envelope
+        told = tree_of_root(broker, decode_message(envelope).root if envelope is not None else task_id)
+    click.echo(json.dumps({"schema": SCHEMA, "tree": told.to_dict()}) if as_json else str(told))
+    return ExitCode.OK
 
 
 def show_task(app: str, task_id: str, *, arguments: bool, as_json: bool, ended: bool) -> int:

@@ -185,6 +185,7 @@ class LiveMemory:
         judged = self._ledger.note(task, sampling.every, self._live, live, self._gap(task))
         if judged:
             found += self._judged(live + own)
+        if judged or self._ledger.in_first_lap:
             self._spare = max(self._spare, self._ledger.unexplained() * _A_MIB_BUYS_NS >> 20)
         self._pace(task, runtime, ended, (full, judged))
         return found

@@ -247,11 +247,14 @@ class MemoryLedger:
             self._times[keeper.task] = self._times.get(keeper.task, 0) + 1
         return keepers
 
+    @property
+    def in_first_lap(self) -> bool:
+        """Whether no lap is full yet."""
+        return len(self._laps) == 1
+
     def unexplained(self) -> int:
-        """Bytes by which the process grew during the last full lap, but for what named tasks kept."""
-        if len(self._laps) == 1:
-            return 0
-        lap = self._laps[-2]
+        """Bytes by which the process grew during the last full lap, or so far, but for what named tasks kept."""
+        lap = self._laps[0 if self.in_first_lap else -2]
         return lap.growth - int(sum(tally.total for task, tally in lap.tallies.items() if task in self._times))
 
     def looks_suspicious(self, task: str) -> bool:

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from poolrt import App, chain
 from poolrt.app.result import AsyncResult
 from poolrt.brokers.urls import broker_from_url
 from poolrt.errors import ExitCode
@@ -190,6 +191,30 @@ def test_show_as_json(poolrt, url):
     assert [(each["number"], each["cause"]) for each in shown["attempts"]] == [(1, "KeyError")]
     assert shown["traceback"] == "Traceback: in resize"
     assert shown["call"] == "shop.resize(<str 12>, width=<int>)"
+
+
+def test_show_a_workflow(poolrt, store):
+    """From any of its ids; a step that is not enqueued yet is planned."""
+    app = App("shop", broker=store)
+
+    @app.task(name="shop.add")
+    def add(x, y):
+        return x + y
+
+    chain(add.s(1, 2), add.s(3)).apply_async(task_id="order-17")
+    app.close()
+    for task_id in ("order-17", "order-17:0"):
+        told = poolrt("task", "show", store, task_id, "--tree")
+        assert told.code == ExitCode.OK
+        assert told.out.splitlines() == [
+            "chain of 2 steps: 1 queued, 1 planned",
+            "  queued     shop.add order-17:0",
+            "  planned    shop.add order-17",
+        ]
+    told = json.loads(poolrt("task", "show", store, "order-17", "--tree", "--json").out)
+    assert told["schema"] == 1
+    assert told["tree"]["counts"] == {"queued": 1, "planned": 1}
+    assert poolrt("task", "show", store, "nothing", "--tree").code == ExitCode.TASK_REFUSED
 
 
 def test_show_an_unknown_task(poolrt, url):

@@ -135,3 +135,10 @@ def test_the_first_reading_is_no_samples_cost() -> None:
     process = Process(run_us=100, sample_us=20, first_read_us=5000)
     process.mix(500, a=nothing)
     assert process.sampled["a"] > 40
+
+
+def test_growth_pays_for_the_first_samples() -> None:
+    """Runs of 60 us beside samples that settle for 2 ms: a child that grows is judged after hundreds of runs."""
+    process = Process(run_us=60, sample_us=2000)
+    process.mix(1000, leaks=lambda: 100 * KIB, innocent=nothing)
+    assert process.sampled.total() >= 16
