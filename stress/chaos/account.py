@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from poolrt import App
 from poolrt.message import Record, decode_record
 from poolrt.states import TaskState
-from stress.chaos import journal
-from stress.chaos.faults import KINDS, attempts_of, value_of
+from stress.chaos import flows, journal
+from stress.chaos.faults import KINDS
+from stress.chaos.flows import attempts_of, value_of
 
 if TYPE_CHECKING:
     from stress.chaos.canceller import Cancel
@@ -39,6 +40,9 @@ class Admitted(NamedTuple):
 
 
 ONE_FILE: Final = Admitted()
+BROKEN: Final = "broken"
+"""How a part of a workflow ends that never comes, since another one of it died or was cut by its limit."""
+UNPLANNED: Final = (BROKEN, "dead", "limited")
 NO_CANCELS: Final[Mapping[str, Cancel]] = {}
 
 
@@ -65,6 +69,8 @@ class Account:
     doubled: int = 0
     after_cancel: int = 0
     """Tasks that were started although their cancel had been acknowledged as ended."""
+    broken: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Of each workflow how its parts ended that did not as planned."""
     stored_again: int = 0
     """Tasks without a record that had ended as their enqueue was repeated."""
 
@@ -106,14 +112,14 @@ def account(
     made = Account()
     ids = set(accepted)
     ids |= {f"made-{task_id[5:]}" for task_id in ids if task_id.startswith("make-") and _has_ended(ledger, task_id)}
-    ids |= set(lives)
+    ids |= {part for task_id in ids for part in flows.parts(task_id)} | set(lives)
     for task_id in sorted(ids):
-        kind, _, number = task_id.rpartition("-")
+        kind, number = flows.kind_of(task_id)
         runs, counts = ledger.runs[task_id], made.kinds[kind]
         counts["accepted"] += 1
         counts["again"] += max(0, len(runs) - len({run.attempt for run in runs}))
         cancel = cancels.get(task_id)
-        verdict, wrong = _verdict(task_id, kind, app, runs, stopped, cancel)
+        verdict, wrong = _verdict(task_id, app, runs, stopped, cancel)
         counts[verdict] += 1
         if cancel is not None and (started := _after(runs, cancel)):
             made.after_cancel += 1
@@ -121,8 +127,12 @@ def account(
         life = lives.get(task_id, [])
         repeated = kind == "noop" and 1 < sum(entry.what == journal.PLACED for entry in life) <= admitted.forgotten
         made.stored_again += repeated
-        placed = admitted.placed.get(kind, attempts_of(kind, int(number)))
+        placed = admitted.placed.get(kind, attempts_of(kind, number))
         told = journal.complaints(life, 2 if repeated else placed)
+        if kind in flows.KINDS and verdict in UNPLANNED:
+            made.broken[flows.root_of(task_id)].add(verdict)
+        if verdict == BROKEN:
+            told = [said for said in told if said != journal.NEVER_STORED]
         twice = [said for said in told if "outcomes" in said or "times" in said or "twice" in said] + _overlaps(runs)
         made.doubled += bool(twice)
         made.lost += verdict == "lost"
@@ -130,6 +140,10 @@ def account(
         wrong += [] if repeated else _unexplained(runs, ledger, admitted.unsettled)
         if wrong:
             made.wrong[task_id] = wrong
+    for root, ends in made.broken.items():
+        if ends == {BROKEN}:
+            made.lost += 1
+            made.wrong.setdefault(root, []).append("it is broken off, though no part of it died or was cut")
     return made
 
 
@@ -146,21 +160,27 @@ def _after(runs: list[Run], cancel: Cancel) -> list[str]:
 
 
 def _verdict(
-    task_id: str, kind: str, app: App, runs: list[Run], stopped: set[int], cancel: Cancel | None
+    task_id: str, app: App, runs: list[Run], stopped: set[int], cancel: Cancel | None
 ) -> tuple[str, list[str]]:  # fmt: skip
     """How it ended, and what is wrong with that."""
+    kind = flows.kind_of(task_id)[0]
     found = app.broker.find(task_id)
     if found is None:
+        if kind == "step" and not runs:
+            return BROKEN, []
         if kind == "noop" and any(run.ended for run in runs):
             return "planned", []
         return "lost", ["the broker knows neither message nor record, and it never ran to its end"]
     if found.record is None:
         return "lost", [f"it has not ended: it is {found.state}"]
-    return _of_record(task_id, kind, app, decode_record(found.record), runs, stopped, cancel)
+    record = decode_record(found.record)
+    if kind in flows.ROOTS and record.envelope is None and record.state is TaskState.FAILED and not runs:
+        return BROKEN, []
+    return _of_record(task_id, app, record, runs, stopped, cancel)
 
 
 def _of_record(
-    task_id: str, kind: str, app: App, record: Record, runs: list[Run], stopped: set[int], cancel: Cancel | None
+    task_id: str, app: App, record: Record, runs: list[Run], stopped: set[int], cancel: Cancel | None
 ) -> tuple[str, list[str]]:  # fmt: skip
     cause = f"{record.error.type}: {record.error.text}" if record.error else ""
     wrong = _history(record)
@@ -174,7 +194,7 @@ def _of_record(
     if cause.startswith("TimeLimitExceeded"):
         admitted = any(run.pid in stopped for run in runs)
         return "limited", wrong if admitted else [*wrong, f"its child was never stopped, but it ended as {cause}"]
-    wrong += _as_planned(kind, int(task_id.rpartition("-")[2]), app.result(task_id).result, record)
+    wrong += _as_planned(*flows.kind_of(task_id), app.result(task_id).result, record)
     ended = {run.attempt for run in runs if run.ended}
     if missing := set(range(1, record.attempt + 1)) - ended:
         wrong.append(f"it ended as {record.state}, but no run of attempt {min(missing)} came to its end")
@@ -198,8 +218,8 @@ def _as_planned(kind: str, number: int, result: Any, record: Record) -> list[str
         return wrong if planned else [*wrong, f"it should have failed as Refused, but is {record.state} {error}"]
     if record.state is not TaskState.SUCCEEDED:
         return [*wrong, f"it is {record.state}: {error}"]
-    if kind != "noop" and result != value_of(number):
-        wrong.append(f"its value is {result!r}, not {value_of(number)}")
+    if kind != "noop" and result != value_of(kind, number):
+        wrong.append(f"its value is {result!r}, not {value_of(kind, number)}")
     if kind == "suicide" and not record.lost:
         wrong.append("it killed its child, but was never counted as lost")
     return wrong
@@ -229,9 +249,9 @@ def _unexplained(runs: list[Run], ledger: Ledger, unsettled: int) -> list[str]:
 
 def table(made: Account) -> str:
     """The account for people."""
-    columns = ("accepted", "planned", "cancelled", "dead", "limited", "wrong", "lost", "again")
+    columns = ("accepted", "planned", "cancelled", "dead", "limited", "broken", "wrong", "lost", "again")
     lines = ["kind     " + "".join(f"{name:>10}" for name in columns)]
-    kinds = [kind for kind in (*KINDS, "made") if made.kinds[kind]["accepted"]]
+    kinds = [kind for kind in (*KINDS, "made", *flows.KINDS) if made.kinds[kind]["accepted"]]
     lines += [f"{kind:9}" + "".join(f"{made.kinds[kind][name]:10}" for name in columns) for kind in kinds]
     lines.append("all      " + "".join(f"{made.total(name):10}" for name in columns))
     return "\n".join(lines)

@@ -148,7 +148,7 @@ def key_of(kind: str, number: int) -> str:
 def key_of_id(task_id: str) -> str:
     """The same, by its id."""
     kind, _, number = task_id.rpartition("-")
-    return key_of(kind, int(number))
+    return key_of(kind, int(number)) if kind in _KEYS else kind
 
 
 def attempts_of(kind: str, number: int) -> int:

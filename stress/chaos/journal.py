@@ -27,6 +27,8 @@ TWICE: Final = "held twice"
 UNHELD: Final = "dropped"
 """Its owner lost it, and it was put nowhere."""
 
+NEVER_STORED: Final = "it was never stored"
+
 _STATES: Final = ("queued", "suspect", "delayed", "reserved", "queued behind a gate")
 
 _NOW: Final = "(julianday('now') - 2440587.5) * 86400.0"
@@ -103,12 +105,14 @@ def complaints(entries: list[Entry], placed: int = 1) -> list[str]:
     life = [what for what in whats if what in (PLACED, ENDED)]
     wrong = []
     if not life:
-        return ["it was never stored"]
+        return [NEVER_STORED, *_outcomes(whats)]
     if life != [PLACED, ENDED] * (len(life) // 2):
         wrong.append("it is still there" if life[-1] == PLACED else f"its life was {' '.join(life)}")
     if life.count(PLACED) > placed:
         wrong.append(f"it was stored {life.count(PLACED)} times, not at most {placed}")
     wrong += [f"it was {what}" for what in (TWICE, UNHELD) if what in whats]
-    if whats.count(KEPT) > 1:
-        wrong.append(f"it had {whats.count(KEPT)} outcomes")
-    return wrong
+    return wrong + _outcomes(whats)
+
+
+def _outcomes(whats: list[str]) -> list[str]:
+    return [f"it had {whats.count(KEPT)} outcomes"] if whats.count(KEPT) > 1 else []

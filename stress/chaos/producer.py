@@ -8,6 +8,7 @@ from typing import Final
 
 from poolrt import App
 from poolrt.errors import BrokerError
+from stress.chaos import flows
 from stress.chaos.faults import Call
 
 MARK: Final = "storm-id"
@@ -45,6 +46,10 @@ class Producer(threading.Thread):
         return task_id in self.accepted or task_id in self.merged
 
     def _enqueue(self, call: Call) -> None:
+        if call.kind in flows.ROOTS:
+            flows.enqueue(self._app, call)
+            self.accepted[call.id] = call
+            return
         arguments = (*call.arguments, time.time() + call.countdown) if call.kind == "delayed" else call.arguments
         result = self._app.tasks[call.kind].apply_async(
             arguments, task_id=call.id, priority=call.priority, countdown=call.countdown or None, queue=call.queue,

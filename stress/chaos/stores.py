@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Collection
 from pathlib import Path
+from sqlite3 import connect
 from typing import Any, Final
 
 import msgspec
@@ -50,6 +51,16 @@ class SqliteStore:
         known |= {f"{name}-nodes/{node}.{kind}" for node in nodes for kind in ("lock", "board")}
         found = {str(path.relative_to(self._folder)) for path in self._folder.rglob("*")} - known
         return [f"left in broker/: {path}" for path in sorted(found)]
+
+    def planned_left(self) -> list[str]:
+        """The ids of groups that are known, and of what is planned."""
+        db = connect(self._database)
+        try:
+            found = [each for (each,) in db.execute("select id from member_group union all select id from planned")]
+            rows = "select 'row of group ' || grp from {} where grp not in (select seq from member_group)"
+            return found + [each for table in ("filled", "group_plan") for (each,) in db.execute(rows.format(table))]
+        finally:
+            db.close()
 
     def hit(self, how: str, seconds: float, later: Later) -> bool:
         """There is no server."""
@@ -124,6 +135,14 @@ class RedisStore:
             if (kind in _OF_NO_TASK and not rest) or kind in _OF_NO_TASK_EACH:
                 found.append(f"left on the server: {key}: {self._ask('TYPE', key)}")
         return found
+
+    def planned_left(self) -> list[str]:
+        """The ids of groups that are known, and of what is planned."""
+        found: list[str] = [
+            task_id for name in ("planned", "groups") for task_id in self._ask("ZRANGE", f"{{poolrt}}:{name}", 0, -1)
+        ]
+        keys = (key.partition("}:")[2].partition(":") for key in self._ask("KEYS", "*"))
+        return found + [rest for kind, _, rest in keys if kind in ("group", "filled")]
 
     def close(self) -> None:
         """End the server."""

@@ -26,13 +26,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from poolrt import App
 from poolrt.errors import BrokerError
-from stress.chaos import account, faults
+from stress.chaos import account, faults, flows
 from stress.chaos.canceller import Canceller
 from stress.chaos.faults import Fault
 from stress.chaos.producer import Producer
@@ -63,11 +63,12 @@ class Size(NamedTuple):
     """Seconds that may pass after the storm until everything has ended."""
     slow: bool
     """With faults that take long to be noticed."""
+    flows: flows.Flows
 
 
 SIZES: Final = {
-    "small": Size(1000, 80, 0.4, 60, slow=False),
-    "full": Size(10_000, 110, 0.4, 180, slow=True),
+    "small": Size(1000, 80, 0.4, 60, slow=False, flows=flows.Flows(10, 4, 0)),
+    "full": Size(10_000, 110, 0.4, 180, slow=True, flows=flows.Flows(100, 20, 4)),
 }
 
 
@@ -274,7 +275,7 @@ class Storm:
             # A child that could not reach the server tells why.
             self.wrong.extend(f"in a log: {line}" for line in told if "could not boot" not in line)
 
-    def check_left(self) -> None:
+    def check_left(self, broken: Collection[str]) -> None:
         """Nothing is held, registered, open or lying about."""
         depth = self.app.broker.depth()
         if depth[:3] != (0, 0, 0):
@@ -282,6 +283,8 @@ class Storm:
         if starts := self.app.broker.others():
             self.wrong.append(f"registered with the broker: {starts}")
         self.app.close()
+        left = sorted({task_id for task_id in self.store.planned_left() if flows.root_of(task_id) not in broken})
+        self.wrong.extend(f"left of a workflow: {task_id}" for task_id in left)
         self.wrong += self.store.left([node.name for node in self.nodes])
         for node in self.nodes:
             for place in (node.folder / "run", node.folder / "tmp"):
@@ -308,6 +311,7 @@ def run(options: argparse.Namespace) -> int:
     server = options.broker == "redis"
     planned = faults.faults(options.seed, seconds, size.every, slow=size.slow, server=server)
     calls = faults.calls(options.seed, size.tasks, seconds)
+    calls = sorted(calls + flows.calls(options.seed, size.flows, size.tasks, seconds))
     producer = Producer(app, calls)
     canceller = Canceller(app, calls, producer)
     storm = Storm(nodes, store, app, planned, size, options)
@@ -321,7 +325,7 @@ def run(options: argparse.Namespace) -> int:
         signals = [sent for node in nodes for sent in node.signals]
         stopped = {sent.pid for sent in signals if sent.number == signal.SIGSTOP}
         made = account.account(producer.accepted, app, told, lives, stopped, store.admitted, canceller.made)
-        storm.check_left()
+        storm.check_left(made.broken)
         storm.check_logs()
         report(storm, producer, made, raged, took)
         storm.wrong += report_limits(told, lives, signals, producer, canceller, made)

@@ -15,6 +15,7 @@ from typing import Any
 
 from poolrt import App
 from poolrt.errors import BrokerError, Retry
+from stress.chaos import flows
 from stress.chaos.faults import ATTEMPTS, LIMITS, attempts_of, key_of, value_of
 
 LIMIT = 4.0
@@ -193,6 +194,38 @@ def suicide(self: Any, number: int) -> int:
         if self.request.lost == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return value_of(number)
+
+
+@app.task(name="step", bind=True, time_limit=LIMIT, retry_for=Refused, retry_backoff="20ms")
+def step(self: Any, value: int, number: int, place: int) -> int:
+    """One step of a chain; some are retried once."""
+    with told(self):
+        _take_part(self)
+        return flows.stepped(value, place)
+
+
+@app.task(name="member", bind=True, time_limit=LIMIT, retry_for=Refused, retry_backoff="20ms")
+def member(self: Any, number: int, place: int) -> int:
+    """One member of a chord; some are retried once."""
+    with told(self):
+        _take_part(self)
+        return flows.member_of(number, place)
+
+
+def _take_part(task: Any) -> None:
+    request = task.request
+    kind, number = flows.kind_of(request.id)
+    time.sleep(flows.LASTS[kind])
+    if request.attempt < flows.attempts_of(kind, number):
+        raise Refused(f"{request.id} fails once, as planned")
+
+
+@app.task(name="body", bind=True, time_limit=LIMIT)
+def body(self: Any, results: list[int], number: int) -> int:
+    """The callback of a chord."""
+    with told(self):
+        _take_part(self)
+        return flows.summed(results)
 
 
 @app.task(name="make", bind=True, time_limit=LIMIT, max_retries=50, retry_for=BrokerError, retry_backoff="50ms")

@@ -1,6 +1,7 @@
 """The small storm of ``stress.chaos`` on a server, one act of ``stress.cluster``, and that the server's file tells."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from poolrt import App
+from stress.chaos import flows
 from stress.chaos.account import Admitted, Ledger, account
 from stress.chaos.aof_journal import AofJournal
 from stress.chaos.journal import ENDED, KEPT, MOVED, PLACED, TWICE, UNHELD, Entry, complaints
+from stress.chaos.stores import RedisStore
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = 77
@@ -35,6 +39,7 @@ def test_a_small_storm_on_a_server_loses_nothing(redis_server):
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "0 lost, 0 ended twice" in done.stdout
     assert "0 started after that was acknowledged" in done.stdout
+    assert re.search(r"\nchain +10 .*\nchord +4 ", done.stdout)
     assert done.stdout.endswith("VERDICT: all kept\n")
     for fault in ("kill server", "stall server", "cut clients", "flush scripts"):
         assert f"1 {fault}\n" in done.stdout
@@ -63,6 +68,19 @@ def test_a_steward_is_not_replaced_because_the_server_is_silent(own_servers, ser
     assert node.events("steward-replaced") == []
     server.go_on()
     node.wait_event("node-resumed")
+
+
+def test_what_is_left_of_a_workflow_on_a_server_is_seen(place, redis_server):
+    """A chord that nobody runs: its group in both places, and its body, which is planned."""
+    store = RedisStore(place, "everysec")
+    app = App("left", broker=store.url)
+    for name in ("member", "body"):
+        app.task(name=name)(lambda *arguments: None)
+    flows.enqueue(app, flows.calls(1, flows.Flows(0, 1, 0), 13, 1.0)[0])
+    left = store.planned_left()
+    app.close()
+    store.close()
+    assert sorted(left) == ["chord-00013", "chord-00013:g", "chord-00013:g"]
 
 
 class AofFile:

@@ -1,5 +1,6 @@
 """The small storm of ``stress.chaos``, and that its account sees what it is there to see."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -8,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from poolrt import App
 from poolrt.brokers.base import Found
 from poolrt.message import ErrorInfo, Record, encode_record
 from poolrt.states import TaskState
+from poolrt.terms import Attempt
+from stress.chaos import flows
 from stress.chaos.account import Ledger, account
 from stress.chaos.canceller import Cancel
 from stress.chaos.faults import LIMITS, calls, faults, value_of
 from stress.chaos.journal import ENDED, KEPT, MOVED, PLACED, Entry
 from stress.chaos.limits import LATE, Signal, limits_kept, unique_kept
+from stress.chaos.stores import SqliteStore
 
 ROOT = Path(__file__).parents[2]
 RESERVED = 3
@@ -31,7 +36,7 @@ LIFE = [
 
 def test_a_small_storm_loses_nothing_and_leaves_nothing():
     """400 mixed tasks on two nodes while child, template, steward and supervisor are killed and stopped, and some tasks
-    are cancelled: all accounted for, and no limit broken."""
+    are cancelled: all accounted for, each workflow's end among it, and no limit broken."""
     command = [sys.executable, "-m", "stress.chaos", "storm", "--tasks", "400", "--seed", "11", "--nodes", "2"]
     # What it says of time holds on a machine that has nothing else to do.
     done = subprocess.run(
@@ -40,6 +45,7 @@ def test_a_small_storm_loses_nothing_and_leaves_nothing():
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "0 lost, 0 ended twice" in done.stdout
     assert "0 started after that was acknowledged" in done.stdout
+    assert re.search(r"\nchain +10 .*\nchord +4 ", done.stdout)
     assert done.stdout.endswith("VERDICT: all kept\n")
 
 
@@ -153,6 +159,104 @@ def test_the_account_sees_a_retry_too_many(doctored):
     assert "its record has the attempts [], and ended with 2" in said
     assert "it ended at attempt 2, not 1" in said
     assert "no run of attempt 2 came to its end" in said
+
+
+class DoctoredFlow:
+    """An account of a chain or a chord that ended well, whose evidence a test can change."""
+
+    def __init__(self, folder, root):
+        self.path, self.root = folder / "ledger", root
+        self.ids = [*flows.parts(root), root]
+        self.lives, self.records, self.values, self.lines = {}, {}, {}, []
+        for task_id in self.ids:
+            kind, number = flows.kind_of(task_id)
+            attempts = flows.attempts_of(kind, number)
+            self.values[task_id] = flows.value_of(kind, number)
+            self.lives[task_id] = LIFE[:3] * attempts + LIFE[3:]
+            history = tuple(Attempt(each, 0.0, 0.0, "Refused") for each in range(1, attempts))
+            self.records[task_id] = Record(TaskState.SUCCEEDED, kind, 0.0, attempt=attempts, history=history)
+            for attempt in range(1, attempts + 1):
+                at = len(self.lines)
+                self.lines += [f"start {task_id} {attempt} 0 100 {at}", f"end {task_id} {attempt} 0 100 {at + 1}"]
+
+    def end(self, task_id, state, error, envelope=b"x"):
+        """Let a part end so."""
+        self.records[task_id] = Record(state, "", 0.0, error=ErrorInfo(*error), envelope=envelope, lost=2)
+
+    def never(self, task_id):
+        """Let a part never have been enqueued."""
+        self.lives[task_id] = [entry for entry in self.lives[task_id] if entry.what == KEPT]
+        self.lines = [line for line in self.lines if f" {task_id} " not in line]
+
+    def made(self):
+        """The account."""
+        self.path.write_text("".join(line + "\n" for line in self.lines))
+
+        def find(task_id):
+            record = self.records.get(task_id)
+            return Found(task_id, record.state, None, encode_record(record), 0) if record else None
+
+        app = types.SimpleNamespace(
+            broker=types.SimpleNamespace(find=find),
+            result=lambda task_id: types.SimpleNamespace(result=self.values[task_id]),
+        )
+        return account([self.root], app, Ledger(self.path), self.lives, set())
+
+
+@pytest.mark.parametrize("root", ["chain-00012", "chord-00013"])
+def test_the_account_finds_nothing_wrong_with_a_good_workflow(place, root):
+    """All parts are accounted for by the id that was accepted."""
+    made = DoctoredFlow(place, root).made()
+    assert (made.wrong, made.total("planned")) == ({}, 10 if root == "chain-00012" else 31)
+
+
+@pytest.mark.parametrize("root", ["chain-00012", "chord-00013"])
+def test_the_account_sees_a_wrong_end_of_a_workflow(place, root):
+    """A value that was not carried on, results in another order, a body that took effect twice."""
+    flow = DoctoredFlow(place, root)
+    flow.values[root] += 1
+    flow.lives[root] = [*LIFE[:3], *LIFE[:3], LIFE[3], LIFE[3]]
+    made = flow.made()
+    assert "its value is" in str(made.wrong[root])
+    assert "it was stored 2 times" in str(made.wrong[root])
+    assert "it had 2 outcomes" in str(made.wrong[root])
+
+
+def test_results_in_another_order_have_another_sum():
+    """So that a body tells of them."""
+    assert flows.summed([1, 2, 3]) != flows.summed([1, 3, 2])
+
+
+def test_the_account_admits_a_workflow_that_is_broken_off_only_with_a_cause(place):
+    """The step after one that died never comes; if none died, the chain is lost. Its end has a record in any case."""
+    flow = DoctoredFlow(place, "chain-00012")
+    for task_id in ("chain-00012:8", "chain-00012"):
+        flow.never(task_id)
+        flow.records.pop(task_id)
+    assert "neither message nor record" in str(flow.made().wrong["chain-00012"])
+    flow.end("chain-00012", TaskState.FAILED, ("WorkerLost", "in a step before it"), envelope=None)
+    assert "though no part of it died" in str(flow.made().wrong["chain-00012"])
+    flow.end("chain-00012:7", TaskState.DEAD, ("WorkerLost", "killed"))
+    made = flow.made()
+    assert (made.wrong, made.total("broken"), made.total("dead")) == ({}, 2, 1)
+
+
+def test_the_account_sees_a_member_that_was_lost(place):
+    """Nobody has it, though the body has ended."""
+    flow = DoctoredFlow(place, "chord-00013")
+    flow.records.pop("chord-00013:g.7")
+    assert "neither message nor record" in str(flow.made().wrong["chord-00013:g.7"])
+
+
+def test_what_is_left_of_a_workflow_is_seen(place):
+    """A chord that nobody runs: its group, and its body, which is planned."""
+    store = SqliteStore(place)
+    app = App("left", broker=store.url)
+    for name in ("member", "body"):
+        app.task(name=name)(lambda *arguments: None)
+    flows.enqueue(app, flows.calls(1, flows.Flows(0, 1, 0), 13, 1.0)[0])
+    assert sorted(store.planned_left()) == ["chord-00013", "chord-00013:g"]
+    app.close()
 
 
 class Runs:

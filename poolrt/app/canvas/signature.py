@@ -24,6 +24,7 @@ from poolrt.app.canvas.parts import (
     under,
     with_links,
 )  # fmt: skip
+from poolrt.app.canvas.plain import composed, plain_options
 from poolrt.app.canvas.planning import apply, of_no_members
 from poolrt.app.canvas.steps import MAX_MEMBERS, MAX_STEPS
 from poolrt.errors import ConfigurationError
@@ -154,6 +155,10 @@ class Signature(abc.ABC, Generic[R]):
         made: AsyncResult[R] = apply(self.clone(args, kwargs, **options))
         return made
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Enqueue it, as a call of a chain, group or chord does in Celery; ``args`` are put before its own."""
+        return self.apply_async(args, kwargs)
+
 
 class Call(Signature[R]):
     """A call of a task: ``task.s(…)``, or ``task.si(…)``, which takes no value of what is before it."""
@@ -196,8 +201,8 @@ class Call(Signature[R]):
     def to_dict(self) -> dict[str, Any]:
         """See Signature."""
         return {
-            "task": self.task.name, "args": list(self.args), "kwargs": dict(self.kwargs), "options": _plain(self),
-            "subtask_type": None, "immutable": self.immutable,
+            "task": self.task.name, "args": list(self.args), "kwargs": dict(self.kwargs),
+            "options": plain_options(self), "subtask_type": None, "immutable": self.immutable,
         }  # fmt: skip
 
 
@@ -241,7 +246,7 @@ class chain(Signature[R]):  # noqa: N801  Celery's name
 
     def to_dict(self) -> dict[str, Any]:
         """See Signature."""
-        return _composed("chain", self, tasks=[each.to_dict() for each in self.steps])
+        return composed("chain", self, tasks=[each.to_dict() for each in self.steps])
 
 
 class group(Signature[list[Any]]):  # noqa: N801  Celery's name
@@ -294,7 +299,7 @@ class group(Signature[list[Any]]):  # noqa: N801  Celery's name
 
     def to_dict(self) -> dict[str, Any]:
         """See Signature."""
-        return _composed("group", self, tasks=[each.to_dict() for each in self.members])
+        return composed("group", self, tasks=[each.to_dict() for each in self.members])
 
 
 class chord(Signature[R]):  # noqa: N801  Celery's name
@@ -304,21 +309,32 @@ class chord(Signature[R]):  # noqa: N801  Celery's name
 
     Args:
         header: a group, or an iterable of signatures.
-        body: a signature.
+        body: a signature; or left out, and given to the call: ``chord(header)(body)``.
         collect_errors: call the body in any case; the result of a member that failed is then its exception.
     """
 
-    __slots__ = ("body", "collect_errors", "header")
+    __slots__ = ("_body", "collect_errors", "header")
 
-    def __init__(self, header: Any, body: Signature[R], *, collect_errors: bool = False) -> None:
+    def __init__(self, header: Any, body: Signature[R] | None = None, *, collect_errors: bool = False) -> None:
         super().__init__()
         self.header = header if isinstance(header, group) else group(header)
-        self.body: Signature[R] = _is_signature(body)
+        self._body: Signature[R] | None = None if body is None else _is_signature(body)
         self.collect_errors = collect_errors
+
+    def __call__(self, body: Signature[R] | None = None, **kwargs: Any) -> AsyncResult[R]:
+        """Enqueue it, with this body if one is given."""
+        return (self if body is None else self.having(_body=_is_signature(body))).apply_async(kwargs=kwargs)
+
+    @property
+    def body(self) -> Signature[R]:
+        """What is called; raises ConfigurationError if there is none."""
+        if self._body is None:
+            raise ConfigurationError("this chord has no body: write chord(header, body), or chord(header)(body)")
+        return self._body
 
     def __repr__(self) -> str:
         """Short."""
-        return f"chord({self.header!r}, {self.body!r})"
+        return f"chord({self.header!r}, {self._body!r})"
 
     @property
     def app(self) -> App:
@@ -337,7 +353,7 @@ class chord(Signature[R]):  # noqa: N801  Celery's name
 
     def to_dict(self) -> dict[str, Any]:
         """See Signature."""
-        made = _composed("chord", self, header=self.header.to_dict(), body=self.body.to_dict())
+        made = composed("chord", self, header=self.header.to_dict(), body=self.body.to_dict())
         return {**made, "kwargs": {**made["kwargs"], "collect_errors": self.collect_errors}}
 
 
@@ -376,22 +392,3 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := sorted(options.keys() - OPTIONS):
         raise ConfigurationError(f"unknown option {unknown[0]!r} of a call; there are {', '.join(sorted(OPTIONS))}")
     return dict(options)
-
-
-def _composed(kind: str, made: Signature[Any], **parts: Any) -> dict[str, Any]:
-    return {
-        "task": f"poolrt.{kind}", "args": [], "kwargs": parts, "options": _plain(made), "subtask_type": kind,
-        "immutable": False,
-    }  # fmt: skip
-
-
-def _plain(made: Signature[Any]) -> dict[str, Any]:
-    """The options as JSON carries them: moments as texts."""
-    options = {
-        name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in made.options.items()
-    }
-    if made.links:
-        options["link"] = [each.to_dict() for each in made.links]
-    if made.errbacks:
-        options["link_error"] = [each.to_dict() for each in made.errbacks]
-    return options

@@ -376,3 +376,19 @@ def test_a_long_chain_travels_in_parcels(tasks, worker, store) -> None:
     worker.drain()
     with pytest.raises(TaskFailed, match=r"^note#"):
         failed.get(timeout=0)
+
+
+def test_calling_a_canvas_enqueues_it(tasks, worker) -> None:
+    """As in Celery: ``chord(header)(body)``, ``group(...)()``, ``chain(...)()``; of a task it is run here and now."""
+    called = chord(tasks.add.s(i, i) for i in range(3))(tasks.total.s())
+    all_of = group(tasks.add.s(i, 1) for i in range(3))()
+    line = chain(tasks.add.s(1, 2), tasks.add.s(3))()
+    worker.drain()
+    assert (called.get(), all_of.get(), line.get()) == (6, [1, 2, 3], 6)
+    assert tasks.add.s(1, 2)() == 3
+
+
+def test_a_chord_needs_its_body(tasks) -> None:
+    """It says how to give it one."""
+    with pytest.raises(ConfigurationError, match=r"chord\(header\)\(body\)"):
+        chord(tasks.add.s(i, i) for i in range(3)).delay()
